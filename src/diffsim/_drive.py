@@ -1,0 +1,167 @@
+"""The host's loop around a long run: chunks of one compiled scan, between which it looks up.
+
+Between chunks the host draws progress, checks laws and health, writes frames, saves restarts and
+honours signals. The chunk length never changes a result: the state carries all there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ._adjoint import Health
+from ._adjoint._base import march_blocks
+from ._errors import ConfigError
+from ._laws import AbstractLaw, Ledger, assess, observables_of
+from ._schedule import SavePlan
+from ._simulation import RESULTS, AbstractEquilibrium, AbstractSimulation, Params, State
+from ._solve import check_health, over_batch
+
+ENLARGEMENTS = 8  # more than these in a row means that something else is wrong
+
+
+class View(eqx.Module):
+    """What is kept of a state at each save: named observables, and the state itself if `samples`,
+    with its reduced energy."""
+
+    observables: tuple[str, ...] = eqx.field(static=True, default=())
+    samples: bool = eqx.field(static=True, default=False)
+
+    def __call__(self, simulation: AbstractSimulation, params: Params, state: State) -> PyTree:
+        seen: dict[str, Any] = {}
+        if self.observables:
+            observed = simulation.observe(params, state)
+            seen["observables"] = {name: observed[name] for name in self.observables}
+        if self.samples:
+            assert isinstance(simulation, AbstractEquilibrium)
+            seen["states"], seen["u"] = state, simulation.reduced_energy(params, state)
+        return seen
+
+
+class Chunk(eqx.Module):
+    """One stretch of a run. `seen`: what `View` kept, leading axes (conditions, saves). `steps`:
+    steps taken since the start. `ledger`: the laws up to here."""
+
+    state: State
+    seen: PyTree
+    steps: int = eqx.field(static=True)
+    first_saved_step: int = eqx.field(static=True)
+    ledger: Ledger
+    health: Health
+
+    def check(self) -> Chunk:
+        """Raise the failure of this chunk, if there is one."""
+        check_health(self.health.result, self.health.first_bad_step)
+        return self
+
+
+@eqx.filter_jit
+def _start(simulation: AbstractSimulation, params: Params, states: State, view: View) -> PyTree:
+    """States with their caches of `params` fresh, and what is seen of them."""
+
+    def one(state):
+        state = simulation.prepare(params, state)
+        return state, view(simulation, params, state)
+
+    return over_batch(one, states)
+
+
+@eqx.filter_jit
+def _stretch(
+    simulation: AbstractSimulation, params: Params, states: State, plan: SavePlan, view: View
+) -> tuple[State, Health, PyTree]:
+    def one(state):
+        see = lambda state: view(simulation, params, state)  # noqa: E731
+        return march_blocks(simulation, params, state, plan, see)
+
+    return over_batch(one, states)
+
+
+@eqx.filter_jit
+def _assess(laws: Any, start: Any, series: Any, before: Any, steps: Array) -> Ledger:
+    if not laws:
+        return assess(laws, {}, {}, steps)
+    return eqx.filter_vmap(
+        lambda start, series, before: assess(laws, start, series, steps, before=before)
+    )(start, series, before)
+
+
+def drive(
+    simulation: AbstractSimulation,
+    params: Params,
+    states: State,
+    *,
+    steps: int,
+    save_every: int,
+    chunk: int | None = None,
+    view: View | None = None,
+    laws: Sequence[AbstractLaw] = (),
+    done: int = 0,
+    start_observed: PyTree = None,
+) -> Iterator[Chunk]:
+    """Run `steps` steps of a batch of states (leading axis: conditions), a chunk at a time.
+
+    A chunk in which a neighbour list overflowed is run again from its start with more room. Other
+    failures are in the chunk's health: `Chunk.check()` raises them.
+
+    **Arguments:** `chunk`: steps between two looks of the host, rounded to whole saves; `view`:
+    what is kept at each save; `done`: steps taken before (a restart), which go on from `states` as
+    they are, with `start_observed` the laws' observables at the very start.
+    """
+    saves, view = steps // save_every, view or View()
+    if steps % save_every:
+        raise ConfigError(f"must be a multiple of save_every={save_every}", key="steps", value=steps)
+    names = observables_of(laws, tuple(_available(simulation, params, states)))
+    wide = View(tuple(dict.fromkeys((*view.observables, *names))), view.samples)
+    if done == 0:
+        states, seen = _start(simulation, params, states, View(names))
+        start_observed = seen.get("observables", {})
+    previous, ledger, taken = start_observed, None, done
+    for blocks in _blocks(saves - done // save_every, max(1, (chunk or steps) // save_every)):
+        plan = SavePlan(save_every, blocks)
+        states, health, seen = _with_room(simulation, params, states, plan, wide)
+        health = Health(
+            health.result,
+            jnp.where(health.first_bad_step >= 0, health.first_bad_step + taken, -1),
+        )
+        series = {name: seen["observables"][name] for name in names}
+        saved = taken + save_every * (1 + jnp.arange(blocks, dtype=jnp.int32))
+        now = _assess(tuple(laws), start_observed, series, previous, saved)
+        ledger = now if ledger is None else ledger.merge(now)
+        previous = {name: value[:, -1] for name, value in series.items()}
+        if view.observables:
+            seen["observables"] = {n: seen["observables"][n] for n in view.observables}
+        first, taken = taken + save_every, taken + plan.steps
+        yield Chunk(states, seen, taken, first, ledger, health)
+
+
+def _available(simulation: AbstractSimulation, params: Params, states: State) -> Any:
+    one = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, states)
+    return eqx.filter_eval_shape(simulation.observe, params, one)
+
+
+def _blocks(saves: int, most: int) -> Iterator[int]:
+    """Saves a chunk: as many as asked for, the rest last; equal chunks share one compilation."""
+    while saves > 0:
+        yield min(most, saves)
+        saves -= most
+
+
+def _with_room(
+    simulation: AbstractSimulation, params: Params, states: State, plan: SavePlan, view: View
+) -> tuple[State, Health, PyTree]:
+    """A stretch, again from its start with larger neighbour lists for as long as they overflow."""
+    out = _stretch(simulation, params, states, plan, view)
+    for _ in range(ENLARGEMENTS):
+        if not bool(jnp.any(out[1].result == RESULTS.neighbour_overflow)):
+            return out
+        one = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, states)
+        one = simulation.enlarge(params, one)
+        states = jax.tree.map(lambda x: x[None] if eqx.is_array(x) else x, one)
+        out = _stretch(simulation, params, states, plan, view)
+    return out

@@ -1,0 +1,222 @@
+"""One compiled evaluation of a problem: residuals with their Jacobian, or a loss with its gradient,
+over fresh trajectories or over samples that are drawn anew when they no longer serve."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from .._adjoint import AbstractAdjoint, Reweight, Samples
+from .._drive import View, drive
+from .._problem import Prediction, Problem
+from .._schedule import Schedule
+from .._solve import check_health
+from ._result import Cost
+
+Watch = Callable[[str, dict[str, Any]], None]
+"""Called with an event ("compiling", "compiled", "sampling", "iteration") and its facts; may raise
+to end a fit between two chunks."""
+
+ESS_LEAST = 0.3  # the smallest effective fraction at which samples still serve
+
+
+def silent(event: str, facts: dict[str, Any]) -> None:
+    """The watch that sees nothing."""
+    del event, facts
+
+
+class Run(eqx.Module):
+    """What an evaluation needs beside the parameters: `start` is a batch of states, or a key from
+    which the problem makes them at the parameters of the evaluation."""
+
+    problem: Problem
+    adjoint: AbstractAdjoint
+    start: PyTree
+    use: Array
+
+    def predict(self, theta: dict[str, PyTree]) -> Prediction:
+        states = self.start
+        if eqx.is_array(states):
+            states = self.problem.states(theta, states)
+        return self.problem.predict(theta, states, self.adjoint)
+
+    def residuals(self, theta: dict[str, PyTree]) -> tuple[Array, Prediction]:
+        prediction = self.predict(theta)
+        return self.problem.residuals(theta, prediction, self.use), prediction
+
+    def loss(self, theta: dict[str, PyTree]) -> tuple[Array, Prediction]:
+        prediction = self.predict(theta)
+        return self.problem.loss(theta, prediction, self.use), prediction
+
+
+Evaluation = tuple[Array, Array, Prediction]
+
+
+def residuals_and_jacobian(z: Array, unravel: Callable[[Array], Any], run: Run) -> Evaluation:
+    """r, ∂r/∂z (residuals, parameters) and the prediction; forward mode where the adjoint has it."""
+    fn = lambda z: run.residuals(unravel(z))  # noqa: E731
+    if "forward" in run.adjoint.modes:
+        value, push, prediction = jax.linearize(fn, z, has_aux=True)
+        return value, jax.vmap(push)(jnp.eye(z.size, dtype=z.dtype)).T, prediction
+    value, transpose, prediction = jax.vjp(fn, z, has_aux=True)
+    (jacobian,) = jax.vmap(transpose)(jnp.eye(value.size, dtype=value.dtype))
+    return value, jacobian, prediction
+
+
+def loss_and_gradient(z: Array, unravel: Callable[[Array], Any], run: Run) -> Evaluation:
+    """The loss, its gradient in z and the prediction; forward mode only over samples, whose reverse
+    pass would keep every pair."""
+    fn = lambda z: run.loss(unravel(z))  # noqa: E731
+    if isinstance(run.adjoint, Reweight):
+        value, push, prediction = jax.linearize(fn, z, has_aux=True)
+        return value, jax.vmap(push)(jnp.eye(z.size, dtype=z.dtype)), prediction
+    (value, prediction), gradient = jax.value_and_grad(fn, has_aux=True)(z)
+    return value, gradient, prediction
+
+
+class Evaluator:
+    """Evaluates a problem at θ, holding what evaluations share: states, samples, compiled code.
+
+    `what` is `residuals_and_jacobian` or `loss_and_gradient`. With `Reweight`, `at` draws samples
+    when there are none, or when the effective fraction of some condition falls under `ESS_LEAST`.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        adjoint: AbstractAdjoint,
+        key: PRNGKeyArray,
+        what: Callable[..., Evaluation],
+        watch: Watch = silent,
+        chunk: int | None = None,
+    ):
+        problem.check()
+        adjoint.check(problem.simulation)
+        self.problem, self.adjoint, self.what, self.watch = problem, adjoint, what, watch
+        self.chunk, self.schedule = chunk, problem.schedule
+        theta = problem.initial()
+        self.start, self.unravel = ravel_pytree(theta)
+        self.sampled = isinstance(adjoint, Reweight)
+        whole = self.sampled or not problem.simulation.traceable_init()
+        self.states = problem.states(theta, key) if whole else key
+        self.samples: Samples | None = None
+        self.compiled: dict[Any, tuple[Any, Cost]] = {}
+        self.cost = Cost(0.0, 0.0, None)
+        self.seconds: list[float] = []
+
+    def at(self, z: Array, use: Array) -> tuple[Any, Any, Prediction, dict[str, Any]]:
+        """(value, derivative, prediction, facts) at z, from samples that serve at z."""
+        fresh = self.sampled and self.samples is None
+        if fresh:
+            self.sample(z)
+        value, derivative, prediction = self._call(z, use)
+        facts: dict[str, Any] = {"ess": None, "resampled": fresh}
+        if self.sampled:
+            facts["ess"] = float(np.min(np.asarray(prediction.solution.stats["ess"])))
+            if not facts["ess"] >= ESS_LEAST and not fresh:
+                self.sample(z)
+                value, derivative, prediction = self._call(z, use)
+                facts = {"ess": float(np.min(prediction.solution.stats["ess"])), "resampled": True}
+        check_health(prediction.solution.result, prediction.solution.first_bad_step)
+        return value, derivative, prediction, facts
+
+    def sample(self, z: Array) -> None:
+        """Equilibrate at z from where the states are, then draw the schedule's samples."""
+        problem, params = self.problem, self.problem.params(self.unravel(z))
+        plan = self.schedule.plan(problem.simulation.time_step())
+        self._advance(params, problem.equilibration, problem.equilibration or 1, None)
+        kept = self._advance(params, plan.steps, plan.stride, View(samples=True))
+        join = lambda *parts: jnp.concatenate(parts, axis=1)  # noqa: E731
+        self.samples = Samples(
+            jax.tree.map(join, *(seen["states"] for seen in kept)),
+            jnp.concatenate([seen["u"] for seen in kept], axis=1),
+        )
+
+    def _advance(self, params: PyTree, steps: int, save_every: int, view: View | None) -> list[Any]:
+        kept = []
+        if steps == 0:
+            return kept
+        chunk = self.chunk
+        if view is None:  # equilibration: the stretch between looks is the save
+            save_every = _divisor(steps, chunk or steps)
+        for piece in drive(
+            self.problem.simulation,
+            params,
+            self.states,
+            steps=steps,
+            save_every=save_every,
+            chunk=chunk,
+            view=view,
+        ):
+            piece.check()
+            self.states = piece.state
+            kept.append(piece.seen)
+            self.watch("sampling", {"steps": piece.steps, "of": steps, "equilibration": view is None})
+        return kept
+
+    def _call(self, z: Array, use: Array) -> Evaluation:
+        adjoint = Reweight(self.samples) if self.sampled else self.adjoint
+        problem = dataclasses.replace(self.problem, schedule=self.schedule)
+        arguments = (z, Run(problem, adjoint, self.states, jnp.asarray(use, z.dtype)))
+        dynamic, static = eqx.partition(arguments, eqx.is_array)
+        shape = jax.tree.map(lambda x: (x.shape, str(x.dtype)), dynamic)
+        signature = str(shape)
+        if signature not in self.compiled:
+            self.compiled[signature] = self._compile(dynamic, static)
+        run, self.cost = self.compiled[signature]
+        began = time.perf_counter()
+        out = eqx.combine(run(dynamic), self.static_out)
+        jax.block_until_ready(out[0])
+        self.seconds.append(time.perf_counter() - began)
+        self.cost = self.cost._replace(evaluation_s=float(np.median(self.seconds)))
+        return out
+
+    def _compile(self, dynamic: PyTree, static: PyTree) -> tuple[Any, Cost]:
+        holder = []
+
+        def flat(dynamic):
+            z, run = eqx.combine(dynamic, static)
+            out = self.what(z, self.unravel, run)
+            arrays, rest = eqx.partition(out, eqx.is_array)
+            holder.append(rest)
+            return arrays
+
+        self.watch("compiling", {"what": "the gradient"})
+        began = time.perf_counter()
+        compiled = jax.jit(flat).lower(dynamic).compile()
+        seconds = time.perf_counter() - began
+        self.static_out = holder[0]
+        memory = compiled.memory_analysis()
+        temp = None if memory is None else int(memory.temp_size_in_bytes)
+        self.watch("compiled", {"seconds": seconds})
+        return compiled, Cost(self.cost.compile_s + seconds, 0.0, temp)
+
+    def influences(self, prediction: Prediction) -> list[np.ndarray]:
+        """For each target the deviation of each sample's residual from the mean: (conditions,
+        samples, ...); empty where nothing is sampled."""
+        if not self.sampled:
+            return []
+        out = []
+        for target, series in zip(self.problem.targets, self.problem.series(prediction), strict=True):
+            sigma = np.broadcast_to(np.asarray(target.sigma), np.shape(series[:, 0]))
+            deviation = series - series.mean(axis=1, keepdims=True)
+            out.append(deviation / sigma[:, None] * math.sqrt(target.weight))
+        return out
+
+    def at_schedule(self, schedule: Schedule) -> None:
+        """Go on with another schedule; samples of the former no longer count."""
+        self.schedule, self.samples = schedule, None
+
+
+def _divisor(steps: int, most: int) -> int:
+    return max(d for d in range(1, min(steps, most) + 1) if steps % d == 0)

@@ -1,0 +1,100 @@
+"""Fits by first-order and quasi-Newton optimisers of optax."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import PRNGKeyArray
+
+from .._adjoint import AbstractAdjoint, Direct
+from .._errors import ConfigError
+from .._problem import Problem
+from ._evaluate import Evaluator, Watch, loss_and_gradient, silent
+from ._result import FitResult, scalar
+
+
+def fit(
+    problem: Problem,
+    optimiser: optax.GradientTransformation | None = None,
+    *,
+    steps: int = 200,
+    adjoint: AbstractAdjoint | None = None,
+    key: PRNGKeyArray | None = None,
+    use: Sequence[bool] | np.ndarray | None = None,
+    tol: float = 0.0,
+    chunk: int | None = None,
+    watch: Watch = silent,
+) -> FitResult:
+    """θ ← θ + optimiser(∇L(θ)), L the problem's negative log posterior, for `steps` iterations.
+
+    **Arguments:** `optimiser`: any optax transformation (default `optax.lbfgs()`, whose line search
+    evaluates the loss further times); `adjoint`: how ∇L is taken; with `Reweight` samples are drawn
+    anew when their effective fraction falls under 0.3; `tol`: end when the gradient's norm is
+    below; `use`, `chunk`, `watch`: as in `least_squares`.
+
+    The best iterate seen is returned, without error bars: see `least_squares` for those.
+
+    **Raises** `ConfigError` before tracing, `SimulationError` when a trajectory fails.
+    """
+    adjoint = Direct() if adjoint is None else adjoint
+    optimiser = optax.lbfgs() if optimiser is None else optimiser
+    if steps < 1:
+        raise ConfigError("must be at least 1", key="steps", value=steps)
+    key = jax.random.key(0) if key is None else key
+    mask = np.ones(problem.batch) if use is None else np.asarray(use, dtype=float)
+    evaluator = Evaluator(problem, adjoint, key, loss_and_gradient, watch, chunk)
+    transform = optax.with_extra_args_support(optimiser)
+    z = evaluator.start
+    state = transform.init(z)
+    history: list[dict[str, Any]] = []
+    best: tuple[float, Any, Any] | None = None
+    converged = False
+
+    def value_at(z: Any) -> Any:
+        return evaluator.at(z, mask)[0]
+
+    for iteration in range(steps):
+        began = time.perf_counter()
+        loss, gradient, prediction, facts = evaluator.at(z, mask)
+        if best is None or float(loss) < best[0]:
+            best = (float(loss), z, prediction)
+        norm = float(jnp.linalg.norm(gradient))
+        values = problem.values(evaluator.unravel(z))
+        record = {
+            "iteration": iteration,
+            "loss": float(loss),
+            "parameters": {name: scalar(v) for name, v in values.items() if np.size(v) == 1},
+            "gradient_norm": norm,
+            **facts,
+            "seconds": time.perf_counter() - began,
+        }
+        history.append(record)
+        watch("iteration", record)
+        if norm <= tol:
+            converged = True
+            break
+        updates, state = transform.update(
+            gradient, state, z, value=loss, grad=gradient, value_fn=value_at
+        )
+        z = optax.apply_updates(z, updates)
+    assert best is not None
+    theta = evaluator.unravel(best[1])
+    return FitResult(
+        theta=theta,
+        values=problem.values(theta),
+        loss=best[0],
+        uncertainty=None,
+        prediction=best[2],
+        residuals=np.asarray(problem.residuals(theta, best[2], jnp.asarray(mask))),
+        history=history,
+        converged=converged,
+        cost=evaluator.cost,
+        samples=evaluator.samples,
+        states=evaluator.states,
+    )

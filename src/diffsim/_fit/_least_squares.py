@@ -1,0 +1,194 @@
+"""Least squares by Levenberg and Marquardt, over trajectories or over samples drawn on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from .._adjoint import AbstractAdjoint, Direct, Reweight
+from .._errors import ConfigError
+from .._problem import Problem
+from .._schedule import Schedule
+from ._evaluate import Evaluator, Watch, residuals_and_jacobian, silent
+from ._result import FitResult, scalar
+from ._uncertainty import Uncertainty, estimate
+
+MAX_STEP = 0.3  # of an unconstrained parameter of size one: 35 % of a positive one
+SAMPLED_TOL = 0.05  # a sampled fit ends when its step is this share of the statistical error
+
+
+@dataclasses.dataclass
+class _Point:
+    """An evaluated θ."""
+
+    z: np.ndarray
+    residuals: np.ndarray
+    jacobian: np.ndarray
+    prediction: Any
+    facts: dict[str, Any]
+
+    @property
+    def loss(self) -> float:
+        return 0.5 * float(self.residuals @ self.residuals)
+
+
+def least_squares(
+    problem: Problem,
+    *,
+    steps: int = 30,
+    adjoint: AbstractAdjoint | None = None,
+    key: PRNGKeyArray | None = None,
+    use: Sequence[bool] | np.ndarray | None = None,
+    explore: float = 0.1,
+    damping: float = 1e-4,
+    tol: float = 1e-10,
+    systematic: Mapping[str, float] | None = None,
+    chunk: int | None = None,
+    watch: Watch = silent,
+    evaluator: Evaluator | None = None,
+) -> FitResult:
+    """min_θ ½ ‖r(θ)‖² by (JᵀJ + λ diag JᵀJ) δ = -Jᵀr, J exact (Marquardt 1963, doi:10.1137/0111030).
+
+    With `Reweight` the residuals are averages over samples, reused while their effective fraction
+    allows and drawn again, from where the states are, when not. A tenth (`explore`) of the schedule
+    finds the neighbourhood of the minimum, the whole of it the minimum itself. Other adjoints run
+    every trajectory anew; J is taken forward or in reverse as the adjoint allows.
+
+    **Arguments:** `steps`: iterations at most; `use`: which conditions count (the others are
+    predicted all the same); `damping`: λ at the start, relative; `tol`: a deterministic fit ends
+    when no unconstrained parameter moves by more; `systematic`: errors known from other runs, in
+    the parameters' units; `chunk`: simulation steps between two calls of `watch`; `evaluator`: go
+    on with the samples and compiled code of a former fit of the same problem.
+
+    **Raises** `ConfigError` before tracing, `SimulationError` when a trajectory fails.
+    """
+    adjoint = Direct() if adjoint is None else adjoint
+    if steps < 1:
+        raise ConfigError("must be at least 1", key="steps", value=steps)
+    if not 0 < explore <= 1:
+        raise ConfigError("must be in (0, 1]", key="explore", value=explore)
+    key = jax.random.key(0) if key is None else key
+    mask = np.ones(problem.batch) if use is None else np.asarray(use, dtype=float)
+    if mask.shape != (problem.batch,):
+        raise ConfigError(f"must have {problem.batch} entries", key="use", value=mask.shape)
+    warm = evaluator is not None
+    if evaluator is None:
+        evaluator = Evaluator(problem, adjoint, key, residuals_and_jacobian, watch, chunk)
+    fit = _Fit(evaluator, mask, damping, tol, watch, systematic)
+    z = np.asarray(evaluator.start)
+    if isinstance(adjoint, Reweight) and not warm:
+        if explore < 1:
+            evaluator.at_schedule(_shortened(problem.schedule, explore))
+            z = fit.descend(z, steps, share_of_error=1.0).z
+        evaluator.at_schedule(problem.schedule)
+    point = fit.descend(z, steps, share_of_error=SAMPLED_TOL)
+    return fit.result(point)
+
+
+def _shortened(schedule: Schedule, share: float) -> Schedule:
+    """The same stride for a share of the steps, at least 20 saves where there are as many."""
+    plan = schedule.plan(None)
+    blocks = min(plan.blocks, max(20, round(plan.blocks * share)))
+    return Schedule(steps=plan.stride * blocks, save_every=plan.stride)
+
+
+class _Fit:
+    """The descent: a damped step, an evaluation, accept or damp more; a record each."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        mask: np.ndarray,
+        damping: float,
+        tol: float,
+        watch: Watch,
+        systematic: Mapping[str, float] | None,
+    ):
+        self.evaluator, self.mask, self.tol, self.watch = evaluator, mask, tol, watch
+        self.problem, self.systematic = evaluator.problem, systematic
+        self.damping = damping
+        self.history: list[dict[str, Any]] = []
+        self.converged = False
+
+    def evaluate(self, z: np.ndarray) -> _Point:
+        began = time.perf_counter()
+        r, jacobian, prediction, facts = self.evaluator.at(jnp.asarray(z), self.mask)
+        point = _Point(z, np.asarray(r), np.asarray(jacobian), prediction, facts)
+        values = self.problem.values(self.evaluator.unravel(jnp.asarray(z)))
+        record = {
+            "iteration": len(self.history),
+            "loss": point.loss,
+            "parameters": {name: scalar(v) for name, v in values.items() if np.size(v) == 1},
+            "gradient_norm": float(np.linalg.norm(point.jacobian.T @ point.residuals)),
+            **facts,
+            "seconds": time.perf_counter() - began,
+        }
+        self.history.append(record)
+        self.watch("iteration", record)
+        return point
+
+    def descend(self, z: np.ndarray, steps: int, share_of_error: float) -> _Point:
+        """Iterate to convergence: a step below `tol`, or below its share of the sampling error."""
+        point, self.converged = self.evaluate(z), False
+        for _ in range(steps - 1):
+            step = self._step(point)
+            if np.all(np.abs(step) <= self._resolution(point, share_of_error)):
+                self.converged = True
+                break
+            trial = self.evaluate(point.z + step)
+            # a sampled loss is known only to about the number of residuals
+            slack = 0.5 * trial.residuals.size if self.evaluator.sampled else 0.0
+            if np.isfinite(trial.loss) and trial.loss <= point.loss + slack:
+                point, self.damping = trial, max(self.damping / 5, 1e-12)
+            else:
+                self.damping = max(self.damping, 1e-6) * 20
+                if self.damping > 1e12:
+                    break
+        return point
+
+    def _step(self, point: _Point) -> np.ndarray:
+        normal = point.jacobian.T @ point.jacobian
+        scale = np.diag(np.maximum(np.diag(normal), 1e-300))
+        slope = point.jacobian.T @ point.residuals
+        step = -np.linalg.lstsq(normal + self.damping * scale, slope, rcond=None)[0]
+        limit = MAX_STEP * np.maximum(np.abs(point.z), 1)
+        if not self.evaluator.sampled:
+            limit = 10 * limit
+        return step / max(1.0, float(np.max(np.abs(step) / limit)))
+
+    def _resolution(self, point: _Point, share: float) -> np.ndarray:
+        if not self.evaluator.sampled:
+            return np.full(point.z.shape, self.tol)
+        spread = self._uncertainty(point, statistical_only=True)
+        return share * np.sqrt(np.diag(spread.covariance))
+
+    def _uncertainty(self, point: _Point, statistical_only: bool = False) -> Uncertainty:
+        theta = self.evaluator.unravel(jnp.asarray(point.z))
+        influences = self.evaluator.influences(point.prediction)
+        residuals = 0 * point.residuals if statistical_only else point.residuals
+        return estimate(
+            self.problem, theta, residuals, point.jacobian, influences, self.mask, self.systematic
+        )
+
+    def result(self, point: _Point) -> FitResult:
+        theta = self.evaluator.unravel(jnp.asarray(point.z))
+        return FitResult(
+            theta=theta,
+            values=self.problem.values(theta),
+            loss=point.loss,
+            uncertainty=self._uncertainty(point),
+            prediction=point.prediction,
+            residuals=point.residuals,
+            history=self.history,
+            converged=self.converged,
+            cost=self.evaluator.cost,
+            samples=self.evaluator.samples,
+            states=self.evaluator.states,
+        )

@@ -1,0 +1,132 @@
+"""How well fitted parameters are known, from the residuals' Jacobian and the samples' scatter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._problem import Problem
+from .._statistics import blocking
+
+
+class Uncertainty(eqx.Module):
+    """Standard errors in each parameter's own unit, by where they come from.
+
+    `statistical`: the finite simulation behind sampled averages, by blocking; zero for a
+    deterministic problem. `model`: the scatter of the residuals, √(s² (JᵀJ)⁻¹), s² = χ²/(n - p):
+    how far the model is from describing the data. `systematic`: what the settings (size, cutoff,
+    time step) shift, where it was measured and given. `covariance`: of θ, statistical and model.
+    """
+
+    statistical: dict[str, float]
+    model: dict[str, float]
+    systematic: dict[str, float]
+    covariance: np.ndarray
+
+    @property
+    def total(self) -> dict[str, float]:
+        """The root sum of squares of the three."""
+        return {
+            name: float(
+                np.sqrt(
+                    self.statistical[name] ** 2
+                    + self.model[name] ** 2
+                    + self.systematic.get(name, 0.0) ** 2
+                )
+            )
+            for name in self.statistical
+        }
+
+
+def estimate(
+    problem: Problem,
+    theta: Mapping[str, jax.Array],
+    residuals: np.ndarray,
+    jacobian: np.ndarray,
+    influences: Sequence[np.ndarray] = (),
+    use: np.ndarray | None = None,
+    systematic: Mapping[str, float] | None = None,
+) -> Uncertainty:
+    """The uncertainty of θ at a minimum of ½ Σ r².
+
+    `jacobian`: ∂r/∂θ, (residuals, parameters); `influences`: for each target the deviation of each
+    sample's residual from the mean, (conditions, samples, ...), whose blocked scatter, carried
+    through the pseudo-inverse of J and summed over independent conditions, is the statistical part.
+    """
+    inverse = np.linalg.pinv(jacobian)
+    covariance = np.zeros((jacobian.shape[1],) * 2)
+    columns = 0
+    shifts = []  # per target: (conditions, samples, parameters)
+    for influence in influences:
+        conditions, samples = influence.shape[:2]
+        flat = influence.reshape(conditions, samples, -1)
+        width = conditions * flat.shape[2]
+        block = inverse[:, columns : columns + width].reshape(-1, conditions, flat.shape[2])
+        shifts.append(np.einsum("pcf,csf->csp", block, flat))
+        columns += width
+    if shifts:
+        covariance += _statistical(np.sum(shifts, axis=0))
+    statistical = covariance.copy()
+    used = residuals.size if use is None else _count(problem, use, residuals.size)
+    freedom = max(used - jacobian.shape[1], 1)
+    scatter = float(residuals @ residuals) / freedom * (inverse @ inverse.T)
+    slopes = _slopes(problem, theta)
+    return Uncertainty(
+        statistical=_errors(problem, statistical, slopes),
+        model=_errors(problem, scatter, slopes),
+        systematic=dict(systematic or {}),
+        covariance=statistical + scatter,
+    )
+
+
+def _statistical(shifts: np.ndarray) -> np.ndarray:
+    """Covariance of the mean shift of θ: blocked variances, correlations from the samples."""
+    conditions, _, parameters = shifts.shape
+    total = np.zeros((parameters, parameters))
+    for c in range(conditions):
+        error = np.asarray(blocking(shifts[c], axis=0).stderr)
+        spread = np.std(shifts[c], axis=0)
+        if np.all(spread > 0) and parameters > 1:
+            correlation = np.corrcoef(shifts[c], rowvar=False)
+        else:
+            correlation = np.eye(parameters)
+        total += correlation * np.outer(error, error)
+    return total
+
+
+def _count(problem: Problem, use: np.ndarray, residuals: int) -> int:
+    """Residuals that count: those of used conditions, and the priors'."""
+    data = sum(np.size(np.broadcast_to(0, _shape(problem, t))) for t in problem.targets)
+    share = float(np.mean(np.asarray(use) > 0))
+    return round(data * share) + max(residuals - data, 0)
+
+
+def _shape(problem: Problem, target) -> tuple[int, ...]:
+    shape = np.shape(target.data)
+    return shape if shape else (problem.batch,)
+
+
+def _slopes(problem: Problem, theta: Mapping[str, jax.Array]) -> np.ndarray:
+    """dθ/dz of each free parameter, in the flattened order of θ."""
+    flat, unravel = jax.flatten_util.ravel_pytree(dict(theta))
+
+    def values(z):
+        free = problem.values(unravel(z))
+        return jnp.concatenate([jnp.ravel(free[name]) for name in sorted(problem.free)])
+
+    return np.diag(np.atleast_2d(np.asarray(jax.jacfwd(values)(flat))))
+
+
+def _errors(problem: Problem, covariance: np.ndarray, slopes: np.ndarray) -> dict[str, float]:
+    """Standard errors of scalar parameters in their own units; arrays report their largest."""
+    errors = np.sqrt(np.maximum(np.diag(covariance), 0)) * np.abs(slopes)
+    out, at = {}, 0
+    for name in sorted(problem.free):
+        size = np.size(problem.parameters[name].init)
+        out[name] = float(np.max(errors[at : at + size]))
+        at += size
+    return out

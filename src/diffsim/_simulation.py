@@ -1,0 +1,187 @@
+"""The contract of every simulation: init and step are the dynamics, the rest is what they show."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+Params = PyTree
+State = PyTree
+
+
+class RESULTS(eqx.Enumeration):
+    """How a simulation ended; each message says what to do."""
+
+    successful = ""
+    nonfinite = (
+        "a non-finite number appeared; reduce the time step, or start from atoms that do not overlap"
+    )
+    unstable = (
+        "the motion blew up (a particle crossed a tenth of the cutoff in one step); reduce the time "
+        "step, or start from atoms that do not overlap"
+    )
+    neighbour_overflow = (
+        "the neighbour list overflowed; enlarge it with simulation.enlarge(state), or run through "
+        "diffsim.drive, which does so and repeats the chunk"
+    )
+    cfl_exceeded = "the CFL limit was exceeded; reduce the time step or coarsen the grid"
+
+
+RESULT_NAMES = ("successful", "nonfinite", "unstable", "neighbour_overflow", "cfl_exceeded")
+
+
+class AbstractSimulation(eqx.Module):
+    """x_{t+1} = step(θ, x_t): a map from a state to the next, with parameters θ as an explicit tree.
+
+    A subclass gives `init`, `step` and `observe`, all pure and differentiable in `params` and
+    `state` in both modes. States are floating-point pytrees whose structure and shapes `step` keeps.
+    """
+
+    @abstractmethod
+    def init(self, params: Params, key: PRNGKeyArray, **conditions: Any) -> State:
+        """A state to start from; `conditions` are initial values and control variables."""
+
+    @abstractmethod
+    def step(self, params: Params, state: State) -> State:
+        """One step: pure, same structure and shapes."""
+
+    @abstractmethod
+    def observe(self, params: Params, state: State) -> dict[str, Array]:
+        """Named observables of one state."""
+
+    def units(self) -> dict[str, str]:
+        """The unit of each observable and parameter that has one, as pint understands it."""
+        return {}
+
+    def check(self, params: Params, **conditions: Any) -> None:
+        """Host side: refuse conditions that cannot be right, before anything is traced; arrays may
+        carry a batch axis."""
+
+    def traceable_init(self) -> bool:
+        """Whether `init` works inside jit: not where it allocates neighbour structures."""
+        return True
+
+    def time_step(self) -> float | None:
+        """The fixed time step, or None when the simulation has no time of its own."""
+        return None
+
+    def prepare(self, params: Params, state: State) -> State:
+        """Recompute what the state caches of `params` (forces, say). `solve` calls it once."""
+        del params
+        return state
+
+    def status(self, state: State) -> RESULTS:
+        """The health of a state, as data: never an exception."""
+        finite = jnp.asarray(True)
+        for leaf in jax.tree.leaves(eqx.filter(state, eqx.is_inexact_array)):
+            finite = finite & jnp.all(jnp.isfinite(leaf))
+        return RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite)
+
+    def enlarge(self, params: Params, state: State) -> State:
+        """Host side: more room for what overflowed (a neighbour list). No-op where nothing can."""
+        del params
+        return state
+
+    def pullback(self, params: Params, state: State, cotangent: State) -> tuple[Params, State]:
+        """(∂step/∂θ)ᵀ λ and (∂step/∂x)ᵀ λ at `state`; backends override it where they can be faster.
+
+        `cotangent` has the inexact leaves of a state (None elsewhere), and so have the results.
+        """
+
+        def stepped(params, state):
+            return eqx.filter(self.step(params, state), eqx.is_inexact_array)
+
+        _, transpose = eqx.filter_vjp(stepped, params, state)
+        return transpose(cotangent)
+
+
+class AbstractReversible(AbstractSimulation):
+    """A simulation whose step has an exact inverse, so that no state need be stored for a gradient.
+
+    `to_exact` maps a state to a representation in which `exact_step` and `exact_unstep` undo each
+    other to the last bit. The default is the state itself, for maps that are exact as they stand.
+    """
+
+    @abstractmethod
+    def unstep(self, params: Params, state: State) -> State:
+        """The inverse of `step`, to rounding."""
+
+    def to_exact(self, params: Params, state: State) -> PyTree:
+        """The state in the representation in which stepping is invertible to the bit."""
+        del params
+        return state
+
+    def same(self, exact: PyTree, other: PyTree) -> Array:
+        """Whether two exact states are equal to the bit."""
+        data = [jnp.asarray(True)]
+        for a, b in zip(*map(jax.tree.leaves, (exact, other)), strict=True):
+            data.append(jnp.all(a == b))
+        return jnp.all(jnp.stack(data))
+
+    def from_exact(self, exact: PyTree) -> State:
+        """Back to the floating-point state."""
+        return exact
+
+    def exact_step(self, params: Params, exact: PyTree) -> PyTree:
+        """`step` in the exact representation."""
+        return self.step(params, exact)
+
+    def exact_unstep(self, params: Params, exact: PyTree) -> PyTree:
+        """The inverse of `exact_step`, to the last bit."""
+        return self.unstep(params, exact)
+
+
+class AbstractFlow(AbstractSimulation):
+    """dy/dt = f(t, y, args): adaptive solvers and continuous adjoints apply."""
+
+    @abstractmethod
+    def vector_field(self, t: Any, y: State, args: Any) -> State:
+        """Diffrax's own signature."""
+
+
+class AbstractEquilibrium(AbstractSimulation):
+    """A sampler of exp(-u(θ, x)): averages can be reweighted from one θ to another."""
+
+    @abstractmethod
+    def reduced_energy(self, params: Params, state: State) -> Array:
+        """u = U/kT, U the energy whose gradient drives the sampler. Shape ()."""
+
+
+class FunctionSimulation(AbstractSimulation):
+    """x_{t+1} = step(θ, x_t) for a user's own function: every adjoint that fits applies.
+
+    **Arguments:** `step_fn(params, state) -> state`; `observe_fn(params, state) -> {name: array}`
+    (default: the state itself as `state`); `init_fn(params, key, **conditions) -> state` (default:
+    the condition `state`); `dt`, the time a step takes, for schedules in time.
+    """
+
+    step_fn: Callable[[Params, State], State]
+    observe_fn: Callable[[Params, State], dict[str, Array]] | None = None
+    init_fn: Callable[..., State] | None = None
+    dt: float | None = None
+    unit_names: dict[str, str] = eqx.field(default_factory=dict, static=True)
+
+    def init(self, params: Params, key: PRNGKeyArray, **conditions: Any) -> State:
+        if self.init_fn is None:
+            return conditions["state"]
+        return self.init_fn(params, key, **conditions)
+
+    def step(self, params: Params, state: State) -> State:
+        return self.step_fn(params, state)
+
+    def observe(self, params: Params, state: State) -> dict[str, Array]:
+        if self.observe_fn is None:
+            return {"state": state}
+        return self.observe_fn(params, state)
+
+    def units(self) -> dict[str, str]:
+        return self.unit_names
+
+    def time_step(self) -> float | None:
+        return self.dt

@@ -1,0 +1,148 @@
+"""The only place where a trajectory is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ._adjoint import AbstractAdjoint, Direct, Samples
+from ._errors import ConfigError, LawBroken, SimulationError
+from ._laws import AbstractLaw, Ledger, assess, observables_of
+from ._schedule import Schedule
+from ._simulation import RESULT_NAMES, RESULTS, AbstractSimulation, Params, State
+
+
+class Solution(eqx.Module):
+    """What a run leaves. Leading axis of `observables`: saves (after a batch axis under vmap).
+
+    `state`: the final state. `steps`, `times`: when each save was made. `ledger`: the laws.
+    `result`, `first_bad_step`: the first failure (−1: none). `stats`: what is particular to the
+    adjoint, such as `ess`. `samples`: the samples of `Reweight`, for reuse.
+    """
+
+    observables: dict[str, Array]
+    state: State
+    steps: Array
+    times: Array | None
+    ledger: Ledger
+    result: RESULTS
+    first_bad_step: Array
+    stats: dict[str, Any]
+    samples: Samples | None = None
+
+    def check(self) -> Solution:
+        """Raise on the host what went wrong: the failure or the law, its step, the remedy."""
+        check_health(self.result, self.first_bad_step)
+        for row in self.ledger.rows():
+            if not row["ok"] and row["action"] == "stop":
+                raise LawBroken(
+                    row["name"], worst=row["worst"], tolerance=row["tolerance"], step=row["step"]
+                )
+        return self
+
+
+def check_health(result: RESULTS, first_bad_step: Array) -> None:
+    """Raise `SimulationError` for the earliest failure of a run or of a batch of runs."""
+    steps = np.atleast_1d(np.asarray(first_bad_step))
+    if np.all(steps < 0):
+        return
+    member = int(np.argmin(np.where(steps < 0, np.iinfo(steps.dtype).max, steps)))
+    cause, _, advice = _message(result, member).partition("; ")
+    if steps.size > 1:
+        cause += f" in member {member} of the batch"
+    raise SimulationError(cause, step=int(steps.ravel()[member]), advice=advice)
+
+
+def _message(result: RESULTS, member: int) -> str:
+    """The message of one member of a batched result."""
+    for name in RESULT_NAMES:
+        item = getattr(RESULTS, name)
+        if np.ravel(np.asarray(result == item))[member]:
+            return RESULTS[item]
+    raise AssertionError("a result is always one of RESULTS")
+
+
+def over_batch(fn: Callable[..., Any], *args: PyTree) -> PyTree:
+    """`fn` vmapped over the leading axis of the arrays in `args`.
+
+    A batch of one runs alone, so that conditionals (neighbour lists) cost what they cost alone.
+    """
+    size = next(x.shape[0] for x in jax.tree.leaves(args) if eqx.is_array(x))
+    if size > 1:
+        return eqx.filter_vmap(fn)(*args)
+    out = fn(*jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, args))
+    return jax.tree.map(lambda x: x[None] if eqx.is_array(x) else x, out)
+
+
+def solve(
+    simulation: AbstractSimulation,
+    params: Params,
+    state: State,
+    *,
+    schedule: Schedule,
+    adjoint: AbstractAdjoint | None = None,
+    laws: Sequence[AbstractLaw] = (),
+    observables: Sequence[str] | None = None,
+) -> Solution:
+    """x_{t+1} = step(θ, x_t) for the whole schedule, differentiable in `params` and `state`.
+
+    Pure: jit it, vmap it, differentiate it. Failure is data (`result`, `first_bad_step`), raised by
+    `Solution.check()` on the host.
+
+    **Arguments:** `state`, from `simulation.init`; `adjoint`, how the gradient is taken (default
+    `Direct`); `laws`, what is recorded in the ledger; `observables`, the names to save (default:
+    all that the simulation observes).
+
+    **Raises** `ConfigError` before tracing when schedule, adjoint, laws or names do not fit.
+    """
+    adjoint = Direct() if adjoint is None else adjoint
+    adjoint.check(simulation)
+    plan = schedule.plan(simulation.time_step())
+    available = tuple(eqx.filter_eval_shape(simulation.observe, params, state))
+    wanted = tuple(available if observables is None else observables)
+    for name in wanted:
+        if name not in available:
+            raise ConfigError("no such observable", key=name, allowed=available)
+    law_names = observables_of(laws, available)
+    saved = tuple(dict.fromkeys((*wanted, *law_names)))
+
+    def observe(sim: AbstractSimulation, params: Params, state: State) -> dict[str, Array]:
+        seen = sim.observe(params, state)
+        return {name: seen[name] for name in saved}
+
+    state = simulation.prepare(params, state)
+    start = observe(simulation, params, state)
+    trajectory = adjoint.loop(simulation, params, state, plan, observe)
+    block_steps = (jnp.arange(plan.blocks, dtype=jnp.int32) + 1) * plan.stride
+    lawful = ({k: tree[k] for k in law_names} for tree in (start, trajectory.observables))
+    ledger = assess(laws, *lawful, block_steps)
+    steps = plan.saved_steps()
+    dt = simulation.time_step()
+    return Solution(
+        observables=_select(trajectory.observables, start, plan, wanted),
+        state=trajectory.state,
+        steps=jnp.asarray(steps, jnp.int32),
+        times=None if dt is None else jnp.asarray(schedule.t0 + steps * dt),
+        ledger=ledger,
+        result=trajectory.health.result,
+        first_bad_step=trajectory.health.first_bad_step,
+        stats={k: v for k, v in trajectory.extra.items() if k != "samples"},
+        samples=trajectory.extra.get("samples"),
+    )
+
+
+def _select(observed, start, plan, wanted):
+    """The saves that the schedule asked for, of the observables that the caller asked for."""
+    chosen = {}
+    for name in wanted:
+        values = observed[name]
+        if plan.keep is not None:
+            values = values[np.asarray(plan.keep, dtype=int)]
+        chosen[name] = jnp.concatenate([start[name][None], values]) if plan.start else values
+    return chosen

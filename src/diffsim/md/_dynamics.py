@@ -1,0 +1,171 @@
+"""What every ensemble of molecular dynamics shares: its initial state, observables and health."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from .._errors import ConfigError
+from .._simulation import RESULTS, AbstractSimulation
+from ._potential import AbstractPotential
+from ._rdf import RadialDistribution
+from ._state import State, kinetic_energy
+from ._structures import maxwell_velocities
+from ._units import UnitSystem, unit_system
+
+OBSERVABLE_QUANTITIES = {
+    "potential_energy": "energy",
+    "kinetic_energy": "energy",
+    "total_energy": "energy",
+    "residual_energy": "energy",
+    "temperature": "temperature",
+    "pressure": "pressure",
+    "momentum": "momentum",
+    "positions": "length",
+    "velocities": "velocity",
+}
+
+
+class AbstractDynamics(AbstractSimulation):
+    """m ẍ = F(θ, x) in a periodic box, in one of the systems of units.
+
+    `init(params, key, positions=, box=, temperature=, velocities=, masses=)` takes positions
+    (atoms, 3) and box (3,) in the system's length, masses () or (atoms,) in its mass (default 1),
+    and either `velocities` (atoms, 3) or a `temperature`, from which Maxwell velocities of zero
+    total momentum are drawn.
+
+    Observables, in the units of the system: `potential_energy` (tail included), `residual_energy`
+    (the same an atom), `kinetic_energy`, `total_energy` (kinetic plus the energy whose gradient the
+    forces are, which is what dynamics conserves), `temperature`, `pressure`, `momentum`,
+    `positions`, `velocities`, and `extra` ones such as `RadialDistribution`.
+    """
+
+    potential: eqx.AbstractVar[AbstractPotential]
+    dt: eqx.AbstractVar[float]
+    unit_system: eqx.AbstractVar[UnitSystem]
+    extra: eqx.AbstractVar[tuple[RadialDistribution, ...]]
+
+    def time_step(self) -> float | None:
+        return self.dt
+
+    def units(self) -> dict[str, str]:
+        names = {k: self.unit_system.unit_of(q) for k, q in OBSERVABLE_QUANTITIES.items()}
+        names |= {o.name: o.unit for o in self.extra}
+        names |= {
+            k: self.unit_system.unit_of(q) for k, q in self.potential.parameter_units().items()
+        }
+        return names
+
+    def condition_units(self) -> dict[str, str]:
+        """The units that `init` expects of its conditions."""
+        kinds = {"positions": "length", "box": "length", "temperature": "temperature"}
+        kinds |= {"masses": "mass", "velocities": "velocity"}
+        return {k: self.unit_system.unit_of(q) for k, q in kinds.items()}
+
+    def check(self, params: PyTree, *, box: Any, positions: Any, **conditions: Any) -> None:
+        """Host side: refuse what cannot be right; conditions may carry a batch axis."""
+        self.potential.check(params, np.asarray(box))
+        for key, value in {"box": box, "positions": positions, **conditions}.items():
+            if value is not None and not np.all(np.isfinite(np.asarray(value))):
+                raise ConfigError("must be finite", key=key)
+        for key in ("temperature", "masses"):
+            if conditions.get(key) is not None and np.any(np.asarray(conditions[key]) <= 0):
+                raise ConfigError("must be positive", key=key)
+
+    def _start(
+        self,
+        params: PyTree,
+        key: PRNGKeyArray,
+        positions: Any,
+        box: Any,
+        masses: Any,
+        temperature: Any,
+        velocities: Any,
+    ) -> State:
+        given = dict(box=box, positions=positions, temperature=temperature, masses=masses)
+        if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((params, given))):
+            self.check(params, **given)
+        positions = jnp.asarray(positions)
+        if not jnp.issubdtype(positions.dtype, jnp.floating):
+            positions = positions.astype(float)
+        box = jnp.asarray(box, positions.dtype)
+        masses = jnp.asarray(masses, positions.dtype) * self.unit_system.mass_factor
+        masses = jnp.broadcast_to(masses, positions.shape[:1])
+        if velocities is None:
+            if temperature is None:
+                raise ConfigError("give velocities or a temperature", key="velocities")
+            kT = jnp.asarray(temperature, positions.dtype) * self.unit_system.boltzmann
+            velocities = maxwell_velocities(key, masses, kT).astype(positions.dtype)
+        neighbours = self.potential.allocate(params, positions, box)
+        return State(
+            positions=positions,
+            velocities=jnp.asarray(velocities, positions.dtype),
+            forces=self.potential.forces(params, positions, box, neighbours),
+            masses=masses,
+            box=box,
+            step=jnp.zeros((), jnp.int32),
+            neighbours=neighbours,
+        )
+
+    def prepare(self, params: PyTree, state: State) -> State:
+        neighbours = self.potential.update(state.neighbours, state.positions, state.box)
+        forces = self.potential.forces(params, state.positions, state.box, neighbours)
+        return eqx.tree_at(lambda s: (s.forces, s.neighbours), state, (forces, neighbours),
+                           is_leaf=lambda x: x is None)
+
+    def moved(self, params: PyTree, state: State, positions: Array) -> tuple[Array, Any]:
+        """Forces at new positions, with the neighbour structure brought up to date."""
+        neighbours = self.potential.update(
+            state.neighbours, jax.lax.stop_gradient(positions), state.box
+        )
+        return self.potential.forces(params, positions, state.box, neighbours), neighbours
+
+    def _observe(
+        self, params: PyTree, state: State, temperature: Array, kinetic: Array, thermal: Array
+    ) -> dict[str, Array]:
+        """`thermal`: N kT of the ideal-gas part of the pressure."""
+        units = self.unit_system
+        thermo = self.potential.thermo(params, state.positions, state.box, state.neighbours)
+        pressure = (thermal + thermo.virial / 3) / jnp.prod(state.box) * units.pressure_factor
+        observed = {
+            "potential_energy": thermo.energy,
+            "residual_energy": thermo.energy / state.atoms,
+            "kinetic_energy": kinetic,
+            "total_energy": thermo.driving + kinetic_energy(state),
+            "temperature": temperature,
+            "pressure": pressure,
+            "momentum": jnp.sum(state.masses[:, None] * state.velocities, axis=0),
+            "positions": state.positions,
+            "velocities": state.velocities,
+        }
+        return observed | {o.name: o(params, state) for o in self.extra}
+
+    def status(self, state: State) -> RESULTS:
+        reach = self.potential.reach
+        fastest = jnp.max(jnp.abs(state.velocities)) * self.dt
+        limit = 0.1 * (reach if reach is not None else math.inf)
+        finite = jnp.isfinite(fastest + jnp.sum(state.positions))
+        moving = RESULTS.where(fastest <= limit, RESULTS.successful, RESULTS.unstable)
+        result = RESULTS.where(finite, moving, RESULTS.nonfinite)
+        overflow = self.potential.overflowed(state.neighbours)
+        return RESULTS.where(overflow, RESULTS.neighbour_overflow, result)
+
+    def enlarge(self, params: PyTree, state: State) -> State:
+        neighbours = self.potential.allocate(params, state.positions, state.box)
+        return eqx.tree_at(lambda s: s.neighbours, state, neighbours, is_leaf=lambda x: x is None)
+
+
+def checked_dt(dt: Any) -> float:
+    """A time step that is a positive finite number."""
+    if not isinstance(dt, (int, float)) or not (math.isfinite(dt) and dt > 0):
+        raise ConfigError("must be a positive, finite number", key="dt", value=dt)
+    return float(dt)
+
+
+__all__ = ["AbstractDynamics", "checked_dt", "unit_system"]

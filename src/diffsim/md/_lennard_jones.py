@@ -1,0 +1,230 @@
+"""The Lennard-Jones potential with its truncations and tail corrections."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .._errors import ConfigError
+from ._pairs import pair_forces, pair_pullback, pair_sums
+from ._potential import AbstractPotential, Box, Positions, Thermo
+
+TRUNCATIONS = ("cut", "shift", "force_shift", "switch")
+PRECISIONS = ("state", "mixed")
+
+
+class LennardJones(AbstractPotential):
+    """φ(r) = 4ε[(σ/r)¹² - (σ/r)⁶] up to a cutoff, in a periodic box, minimum image.
+
+    params: `{"epsilon": ε [energy], "sigma": σ [length]}`, scalars. positions: (atoms, 3), box: (3,)
+    [length]. `cutoff` is an absolute length, at most half the shortest edge, fixed while ε and σ
+    are fitted.
+
+    `truncation`: "cut" leaves U as it is inside the cutoff (its forces sample the shifted energy,
+    which is what `driving_energy` and the total energy report); "shift" subtracts φ(rc);
+    "force_shift" makes force and energy vanish at rc; "switch" multiplies φ beyond `onset` (default
+    0.8 rc) by S = 1 - x³(10 - 15x + 6x²), x = (r² - onset²)/(rc² - onset²): forces have a continuous
+    derivative, which long NVE runs and gradients through them want.
+    `tail=True` adds what a uniform fluid contributes beyond: for "cut" and "shift"
+    U_tail = (8/3)πNρεσ³[(σ/rc)⁹/3 - (σ/rc)³], W_tail = 16πNρεσ³[(2/3)(σ/rc)⁹ - (σ/rc)³]; for
+    "switch" the same integrals with the switched part put back.
+
+    `precision`: "state" computes pairs in the precision of the positions; "mixed" in float32, with
+    energies summed and states kept in the precision of the positions.
+
+    Derivatives in ε, σ and positions are finite everywhere, at r = 0 and at the cutoff too.
+    Source: Allen & Tildesley, Computer Simulation of Liquids, 2nd ed. (2017),
+    doi:10.1093/oso/9780198803195.001.0001.
+    """
+
+    cutoff: float = eqx.field(static=True, converter=float)
+    truncation: Literal["cut", "shift", "force_shift", "switch"] = eqx.field(
+        static=True, default="cut"
+    )
+    tail: bool = eqx.field(static=True, default=False)
+    onset: float | None = eqx.field(static=True, default=None, kw_only=True)
+    precision: Literal["state", "mixed"] = eqx.field(static=True, default="state", kw_only=True)
+
+    def __check_init__(self):
+        if not (math.isfinite(self.cutoff) and self.cutoff > 0):
+            raise ConfigError("must be positive and finite", key="cutoff", value=self.cutoff)
+        for key, allowed in (("truncation", TRUNCATIONS), ("precision", PRECISIONS)):
+            if getattr(self, key) not in allowed:
+                raise ConfigError(f"unknown {key}", key=key, value=getattr(self, key), allowed=allowed)
+        if self.onset is not None and not 0 < self.onset < self.cutoff:
+            raise ConfigError(
+                "must lie between 0 and the cutoff, below it",
+                key="onset",
+                value=self.onset,
+                suggestion=f"{0.8 * self.cutoff:g}",
+            )
+        if self.tail and self.truncation == "force_shift":
+            raise ConfigError(
+                "a force-shifted potential has no tail correction: its energies differ from the "
+                "full potential's inside the cutoff too",
+                key="tail",
+                allowed="tail=False, or truncation cut, shift or switch",
+            )
+
+    @property
+    def reach(self) -> float:
+        return self.cutoff
+
+    @property
+    def noise_dtype(self) -> Any:
+        return jnp.float32 if self.precision == "mixed" else None
+
+    def parameter_units(self) -> dict[str, str]:
+        return {"epsilon": "energy", "sigma": "length"}
+
+    def check(self, params: PyTree, box: Any) -> None:
+        if set(params) != {"epsilon", "sigma"}:
+            raise ConfigError("needs the parameters epsilon and sigma", value=sorted(params))
+        for name in ("epsilon", "sigma"):
+            if not np.all(np.isfinite(params[name])) or np.any(np.asarray(params[name]) <= 0):
+                raise ConfigError("must be positive", key=name, value=float(np.min(params[name])))
+        half = float(np.min(box)) / 2
+        if not math.isfinite(half) or half <= 0:
+            raise ConfigError("must be positive edge lengths", key="box", value=np.asarray(box).tolist())
+        if self.cutoff > half * (1 + 1e-12):
+            raise ConfigError(
+                f"is over half the box ({half:.6g})",
+                key="cutoff",
+                value=self.cutoff,
+                suggestion=f"{math.floor(half * 1e3) / 1e3:g}",
+            )
+
+    # Radial functions of s = r²; every one vanishes beyond the cutoff.
+
+    def _inside(self, s: Array) -> tuple[Array, Array]:
+        reach = jnp.asarray(self.cutoff**2, s.dtype)
+        return s < reach, jnp.minimum(s, reach)
+
+    def _switch(self, s: Array) -> tuple[Array, Array]:
+        """S and dS/ds."""
+        c, o = self.cutoff**2, self._onset() ** 2
+        x = jnp.clip((s - o) / (c - o), 0, 1)
+        return 1 - x**3 * (10 - 15 * x + 6 * x * x), -30 * (x * (1 - x)) ** 2 / (c - o)
+
+    def _onset(self) -> float:
+        return self.onset if self.onset is not None else 0.8 * self.cutoff
+
+    def _at_cutoff(self, params: PyTree) -> tuple[Array, Array]:
+        """φ and dφ/dr at the cutoff."""
+        s6 = (params["sigma"] / self.cutoff) ** 6
+        energy = 4 * params["epsilon"] * (s6 * s6 - s6)
+        return energy, -24 * params["epsilon"] * (2 * s6 * s6 - s6) / self.cutoff
+
+    def force_factor(self, params: PyTree, s: Array) -> Array:
+        """f(s) = -φ'(r)/r, so that the force on i from j is f (x_i - x_j)."""
+        inside, s = self._inside(s)
+        inverse = 1 / s
+        s6 = params["sigma"] * params["sigma"] * inverse
+        s6 = s6 * s6 * s6
+        factor = 24 * params["epsilon"] * (2 * s6 * s6 - s6) * inverse
+        if self.truncation == "force_shift":
+            factor = factor + self._at_cutoff(params)[1] * jax.lax.rsqrt(s)
+        if self.truncation == "switch":
+            value, slope = self._switch(s)
+            factor = factor * value - 8 * params["epsilon"] * (s6 * s6 - s6) * slope
+        return jnp.where(inside, factor, 0)
+
+    def _radial(self, params: PyTree, s: Array) -> Thermo:
+        """Energy, driving energy and virial of one pair."""
+        inside, safe = self._inside(s)
+        s6 = (params["sigma"] ** 2 / safe) ** 3
+        plain = 4 * params["epsilon"] * (s6 * s6 - s6)
+        at, slope = self._at_cutoff(params)
+        driving = plain - at
+        if self.truncation == "force_shift":
+            driving = driving - (jnp.sqrt(safe) - self.cutoff) * slope
+        if self.truncation == "switch":
+            driving = plain * self._switch(safe)[0]
+        energy = plain if self.truncation == "cut" else driving
+        virial = self.force_factor(params, s) * safe
+        return Thermo(*(jnp.where(inside, x, 0) for x in (energy, driving, virial)))
+
+    def tail_correction(self, params: PyTree, atoms: int, box: Box) -> tuple[Array, Array]:
+        """U_tail and W_tail of a uniform fluid beyond the cutoff, g(r) = 1."""
+        epsilon, sigma = params["epsilon"], params["sigma"]
+        density = atoms / jnp.prod(box)
+        s3 = (sigma / self.cutoff) ** 3
+        prefactor = math.pi * atoms * density * epsilon * sigma**3
+        energy = 8 / 3 * prefactor * (s3**3 / 3 - s3)
+        virial = 16 * prefactor * (2 / 3 * s3**3 - s3)
+        if self.truncation == "switch":
+            nodes, weights = np.polynomial.legendre.leggauss(48)
+            low, high = self._onset(), self.cutoff
+            r = jnp.asarray(low + (high - low) * (nodes + 1) / 2)
+            w = jnp.asarray((high - low) / 2 * weights)
+            full = LennardJones(2 * self.cutoff, "cut")
+            missing = jax.tree.map(
+                jnp.subtract, full._radial(params, r**2), self._radial(params, r**2)
+            )
+            energy = energy + 2 * math.pi * atoms * density * jnp.sum(w * r**2 * missing.energy)
+            virial = virial + 2 * math.pi * atoms * density * jnp.sum(w * r**2 * missing.virial)
+        return energy, virial
+
+    # Sums over a configuration.
+
+    def _cast(self, params: PyTree, positions: Array, box: Array) -> tuple[PyTree, Array, Array]:
+        dtype = positions.dtype
+        if self.precision == "mixed":
+            # Wrapped first: what float32 keeps of an unwrapped coordinate shrinks as it grows.
+            positions = positions - box * jnp.floor(positions / box)
+            dtype = jnp.float32
+        params = {k: jnp.asarray(v).astype(dtype) for k, v in params.items()}
+        return params, positions.astype(dtype), box.astype(dtype)
+
+    def thermo(
+        self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
+    ) -> Thermo:
+        params = {k: jnp.asarray(v, positions.dtype) for k, v in params.items()}
+        box = jnp.asarray(box, positions.dtype)
+        sums = pair_sums(self._radial, params, positions, box)
+        if not self.tail:
+            return sums
+        energy, virial = self.tail_correction(params, positions.shape[0], box)
+        return Thermo(sums.energy + energy, sums.driving, sums.virial + virial)
+
+    def energy(
+        self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
+    ) -> Array:
+        return self.thermo(params, positions, box, neighbours).energy
+
+    def driving_energy(
+        self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
+    ) -> Array:
+        return self.thermo(params, positions, box, neighbours).driving
+
+    def virial(
+        self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
+    ) -> Array:
+        return self.thermo(params, positions, box, neighbours).virial
+
+    def forces(
+        self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
+    ) -> Positions:
+        cast = self._cast(params, positions, jnp.asarray(box))
+        return pair_forces(self.force_factor, *cast).astype(positions.dtype)
+
+    def pullback(
+        self,
+        params: PyTree,
+        positions: Positions,
+        box: Box,
+        cotangent: Positions,
+        neighbours: Any = None,
+    ) -> tuple[PyTree, Positions]:
+        cast = self._cast(params, positions, jnp.asarray(box))
+        ct_params, ct_positions = pair_pullback(
+            self.force_factor, *cast, cotangent.astype(cast[1].dtype)
+        )
+        back = jax.tree.map(lambda ct, p: ct.astype(jnp.asarray(p).dtype), ct_params, params)
+        return back, ct_positions.astype(positions.dtype)

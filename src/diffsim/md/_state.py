@@ -1,0 +1,39 @@
+"""The state of a molecular-dynamics simulation and what every ensemble observes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+class State(eqx.Module):
+    """Atoms in motion, in the units of the simulation's unit system.
+
+    positions, velocities: (atoms, 3), positions unwrapped; forces: (atoms, 3), a cache of the
+    potential's forces at `positions`; masses: (atoms,) in energy time²/length²; box: (3,) edges;
+    step: the number of steps taken; kT: () [energy], key and kinetic: of thermostatted ensembles
+    (`kinetic`: kinetic energy right after the noise); neighbours: of potentials that need them.
+    """
+
+    positions: Float[Array, "atoms 3"]
+    velocities: Float[Array, "atoms 3"]
+    forces: Float[Array, "atoms 3"]
+    masses: Float[Array, " atoms"]
+    box: Float[Array, "3"]
+    step: Int[Array, ""]
+    kT: Float[Array, ""] | None = None
+    key: PRNGKeyArray | None = None
+    kinetic: Float[Array, ""] | None = None
+    neighbours: Any = None
+
+    @property
+    def atoms(self) -> int:
+        return self.positions.shape[-2]
+
+
+def kinetic_energy(state: State) -> Float[Array, ""]:
+    """K = Σ m v²/2, shape () [energy]."""
+    return 0.5 * jnp.sum(state.masses[:, None] * state.velocities**2)
