@@ -45,7 +45,8 @@ class View(eqx.Module):
 
 class Chunk(eqx.Module):
     """One stretch of a run. `seen`: what `View` kept, leading axes (conditions, saves). `steps`:
-    steps taken since the start. `ledger`: the laws up to here."""
+    steps taken since the start. `ledger`: the laws in this stretch. `start_observed`: the laws'
+    observables at the very start."""
 
     state: State
     seen: PyTree
@@ -53,6 +54,7 @@ class Chunk(eqx.Module):
     first_saved_step: int = eqx.field(static=True)
     ledger: Ledger
     health: Health
+    start_observed: PyTree
 
     def check(self) -> Chunk:
         """Raise the failure of this chunk, if there is one."""
@@ -116,12 +118,12 @@ def drive(
     saves, view = steps // save_every, view or View()
     if steps % save_every:
         raise ConfigError(f"must be a multiple of save_every={save_every}", key="steps", value=steps)
-    names = observables_of(laws, tuple(_available(simulation, params, states)))
+    names = observables_of(laws, available_observables(simulation, params, states))
     wide = View(tuple(dict.fromkeys((*view.observables, *names))), view.samples)
     if done == 0:
         states, seen = _start(simulation, params, states, View(names))
         start_observed = seen.get("observables", {})
-    previous, ledger, taken = start_observed, None, done
+    previous, taken = start_observed, done
     for blocks in _blocks(saves - done // save_every, max(1, (chunk or steps) // save_every)):
         plan = SavePlan(save_every, blocks)
         states, health, seen = _with_room(simulation, params, states, plan, wide)
@@ -132,17 +134,19 @@ def drive(
         series = {name: seen["observables"][name] for name in names}
         saved = taken + save_every * (1 + jnp.arange(blocks, dtype=jnp.int32))
         now = _assess(tuple(laws), start_observed, series, previous, saved)
-        ledger = now if ledger is None else ledger.merge(now)
         previous = {name: value[:, -1] for name, value in series.items()}
         if view.observables:
             seen["observables"] = {n: seen["observables"][n] for n in view.observables}
         first, taken = taken + save_every, taken + plan.steps
-        yield Chunk(states, seen, taken, first, ledger, health)
+        yield Chunk(states, seen, taken, first, now, health, start_observed)
 
 
-def _available(simulation: AbstractSimulation, params: Params, states: State) -> Any:
+def available_observables(
+    simulation: AbstractSimulation, params: Params, states: State
+) -> tuple[str, ...]:
+    """The names that a simulation observes of a batch of states."""
     one = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, states)
-    return eqx.filter_eval_shape(simulation.observe, params, one)
+    return tuple(eqx.filter_eval_shape(simulation.observe, params, one))
 
 
 def _blocks(saves: int, most: int) -> Iterator[int]:

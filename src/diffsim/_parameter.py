@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -15,6 +15,7 @@ from jaxtyping import Array, PyTree
 from ._errors import ConfigError
 
 
+@runtime_checkable
 class Prior(Protocol):
     """Anything with a log density: diffsim's own, or a numpyro distribution."""
 

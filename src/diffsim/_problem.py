@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -83,7 +84,6 @@ class Problem(eqx.Module):
     schedule: Schedule
     conditions: dict[str, Any] | None = None
     equilibration: int = eqx.field(static=True, default=0)
-    labels: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
     def __init__(
         self,
@@ -93,13 +93,11 @@ class Problem(eqx.Module):
         schedule: Schedule,
         conditions: Mapping[str, Any] | None = None,
         equilibration: int = 0,
-        labels: Sequence[str] | None = None,
     ):
         self.simulation, self.schedule = simulation, schedule
         self.parameters, self.targets = dict(parameters), tuple(targets)
         self.conditions = None if conditions is None else dict(conditions)
         self.equilibration = equilibration
-        self.labels = None if labels is None else tuple(labels)
 
     def __check_init__(self):
         for name, parameter in self.parameters.items():
@@ -151,6 +149,14 @@ class Problem(eqx.Module):
     def free(self) -> tuple[str, ...]:
         """The names of the parameters that are fitted."""
         return tuple(k for k, p in self.parameters.items() if not p.fixed and p.tied is None)
+
+    def starting_at(self, values: Mapping[str, Any]) -> Problem:
+        """The same problem with other starting values, in the parameters' units."""
+        parameters = {
+            name: dataclasses.replace(p, init=values[name]) if name in values else p
+            for name, p in self.parameters.items()
+        }
+        return dataclasses.replace(self, parameters=parameters)
 
     def initial(self) -> dict[str, PyTree]:
         """θ at the parameters' starting values."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -13,15 +13,7 @@ from jaxtyping import Array, PyTree
 
 from .._errors import ConfigError
 from .._schedule import SavePlan
-from .._simulation import (
-    RESULTS,
-    AbstractEquilibrium,
-    AbstractFlow,
-    AbstractReversible,
-    AbstractSimulation,
-    Params,
-    State,
-)
+from .._simulation import RESULTS, AbstractSimulation, Params, State
 
 Observe = Callable[[AbstractSimulation, Params, State], dict[str, Array]]
 
@@ -62,8 +54,8 @@ class AbstractAdjoint(eqx.Module):
     `modes` are the differentiation modes it supports; optimisers ask for the one they need.
     """
 
-    modes: eqx.AbstractClassVar[tuple[str, ...]]
-    needs: eqx.AbstractClassVar[type[AbstractSimulation]]
+    modes: ClassVar[tuple[str, ...]]
+    needs: ClassVar[type[AbstractSimulation]]
 
     @abstractmethod
     def loop(
@@ -143,19 +135,3 @@ def add(a: PyTree, b: PyTree) -> PyTree:
 
     return jax.tree.map(one, a, b, is_leaf=lambda x: x is None)
 
-
-__all__ = [
-    "AbstractAdjoint",
-    "AbstractEquilibrium",
-    "AbstractFlow",
-    "AbstractReversible",
-    "Health",
-    "Observe",
-    "Trajectory",
-    "add",
-    "inexact",
-    "known_adjoints",
-    "march",
-    "march_blocks",
-    "zeros_of",
-]

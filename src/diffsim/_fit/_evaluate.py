@@ -149,6 +149,8 @@ class Evaluator:
         chunk = self.chunk
         if view is None:  # equilibration: the stretch between looks is the save
             save_every = _divisor(steps, chunk or steps)
+        facts = {"of": steps, "equilibration": view is None}
+        self.watch("sampling", {"steps": 0, **facts})
         for piece in drive(
             self.problem.simulation,
             params,
@@ -161,7 +163,7 @@ class Evaluator:
             piece.check()
             self.states = piece.state
             kept.append(piece.seen)
-            self.watch("sampling", {"steps": piece.steps, "of": steps, "equilibration": view is None})
+            self.watch("sampling", {"steps": piece.steps, **facts})
         return kept
 
     def _call(self, z: Array, use: Array) -> Evaluation:

@@ -95,6 +95,5 @@ def fit(
         history=history,
         converged=converged,
         cost=evaluator.cost,
-        samples=evaluator.samples,
-        states=evaluator.states,
+        evaluator=evaluator,
     )

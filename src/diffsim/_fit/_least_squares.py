@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import PRNGKeyArray
 
 from .._adjoint import AbstractAdjoint, Direct, Reweight
@@ -52,7 +53,7 @@ def least_squares(
     systematic: Mapping[str, float] | None = None,
     chunk: int | None = None,
     watch: Watch = silent,
-    evaluator: Evaluator | None = None,
+    former: FitResult | None = None,
 ) -> FitResult:
     """min_θ ½ ‖r(θ)‖² by (JᵀJ + λ diag JᵀJ) δ = -Jᵀr, J exact (Marquardt 1963, doi:10.1137/0111030).
 
@@ -64,8 +65,8 @@ def least_squares(
     **Arguments:** `steps`: iterations at most; `use`: which conditions count (the others are
     predicted all the same); `damping`: λ at the start, relative; `tol`: a deterministic fit ends
     when no unconstrained parameter moves by more; `systematic`: errors known from other runs, in
-    the parameters' units; `chunk`: simulation steps between two calls of `watch`; `evaluator`: go
-    on with the samples and compiled code of a former fit of the same problem.
+    the parameters' units; `chunk`: simulation steps between two calls of `watch`; `former`: go on
+    from a former fit of the same problem, with its samples and compiled code.
 
     **Raises** `ConfigError` before tracing, `SimulationError` when a trajectory fails.
     """
@@ -78,12 +79,15 @@ def least_squares(
     mask = np.ones(problem.batch) if use is None else np.asarray(use, dtype=float)
     if mask.shape != (problem.batch,):
         raise ConfigError(f"must have {problem.batch} entries", key="use", value=mask.shape)
-    warm = evaluator is not None
-    if evaluator is None:
+    if former is not None:
+        evaluator, z = former.evaluator, ravel_pytree(former.theta)[0]
+    else:
         evaluator = Evaluator(problem, adjoint, key, residuals_and_jacobian, watch, chunk)
+        z = evaluator.start
     fit = _Fit(evaluator, mask, damping, tol, watch, systematic)
-    z = np.asarray(evaluator.start)
-    if isinstance(adjoint, Reweight) and not warm:
+    fit.history.extend([] if former is None else former.history)
+    z = np.asarray(z)
+    if isinstance(adjoint, Reweight) and former is None:
         if explore < 1:
             evaluator.at_schedule(_shortened(problem.schedule, explore))
             z = fit.descend(z, steps, share_of_error=1.0).z
@@ -189,6 +193,5 @@ class _Fit:
             history=self.history,
             converged=self.converged,
             cost=self.evaluator.cost,
-            samples=self.evaluator.samples,
-            states=self.evaluator.states,
+            evaluator=self.evaluator,
         )

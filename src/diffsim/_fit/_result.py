@@ -27,7 +27,7 @@ class FitResult(eqx.Module):
     `theta`: unconstrained free parameters; `values`: all parameters in their own units; `loss`:
     ½ Σ r² (priors included); `uncertainty`: of each free scalar parameter (None where a fit cannot
     tell); `prediction`: at `values`, for every condition; `residuals`; `history`: one record an
-    iteration; `converged`; `cost`; `samples`: of a sampled fit, for reuse.
+    iteration; `converged`; `cost`; `evaluator`: what a further fit goes on from.
     """
 
     theta: dict[str, PyTree]
@@ -39,8 +39,12 @@ class FitResult(eqx.Module):
     history: list[dict[str, Any]]
     converged: bool
     cost: Cost
-    samples: Any = None
-    states: Any = None
+    evaluator: Any = eqx.field(repr=False)
+
+    @property
+    def samples(self) -> Any:
+        """The samples behind a sampled fit, leading axes (conditions, samples); None otherwise."""
+        return self.evaluator.samples
 
     def stderr(self, name: str) -> float:
         """The standard error of a scalar parameter, statistical and model scatter together."""

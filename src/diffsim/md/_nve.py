@@ -54,7 +54,7 @@ class NVE(AbstractDynamics, AbstractReversible):
         self.potential, self.dt, self.extra = potential, checked_dt(dt), tuple(extra)
         self.unit_system = unit_system(units)
 
-    def init(
+    def init(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         params: PyTree,
         key: PRNGKeyArray,
@@ -66,6 +66,19 @@ class NVE(AbstractDynamics, AbstractReversible):
         velocities: Any = None,
     ) -> State:
         return self._start(params, key, positions, box, masses, temperature, velocities)
+
+    def continue_from(self, params: PyTree, state: State) -> State:
+        """A state of another ensemble (from equilibration, say) as a start, its centre at rest."""
+        masses = state.masses[:, None]
+        drift = jnp.sum(masses * state.velocities, axis=0) / jnp.sum(masses)
+        moved = _with(
+            state, state.positions, state.velocities - drift, state.forces, state.neighbours, 0
+        )
+        return self.prepare(params, moved)
+
+    def with_time_step(self, dt: float) -> NVE:
+        """The same simulation with another time step."""
+        return NVE(self.potential, dt, self.unit_system, self.extra)
 
     def step(self, params: PyTree, state: State) -> State:
         half = 0.5 * self.dt / state.masses[:, None]

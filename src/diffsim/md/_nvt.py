@@ -56,7 +56,7 @@ class NVT(AbstractDynamics, AbstractEquilibrium):
         if not (math.isfinite(self.friction) and self.friction > 0):
             raise ConfigError("must be positive and finite", key="friction", value=self.friction)
 
-    def init(
+    def init(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         params: PyTree,
         key: PRNGKeyArray,

@@ -1,0 +1,8 @@
+"""An experiment: a simulation or a fit from a configuration to a run directory."""
+
+from ._experiment import Experiment as Experiment
+from ._fits import LeastSquaresFit as LeastSquaresFit
+from ._fits import OptaxFit as OptaxFit
+from ._session import Session as Session
+from ._studies import AdjointStudy as AdjointStudy
+from ._studies import StepSizeStudy as StepSizeStudy

@@ -1,0 +1,212 @@
+"""What a configuration describes, checked as a whole, and how it runs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._adjoint import AbstractAdjoint, Direct
+from .._errors import ConfigError
+from .._laws import AbstractLaw, observables_of
+from .._parameter import Parameter
+from .._placement import AbstractPlacement, SingleDevice
+from .._problem import Problem, Target
+from .._report import Console
+from .._schedule import Schedule
+from .._simulation import AbstractSimulation
+from .._store import RunDirectory, peak_bytes, provenance
+from ._fits import AbstractFitTask
+from ._session import Session
+from ._simulate import simulate
+from ._studies import AbstractStudy
+
+
+class Experiment:
+    """A simulation, or a fit of it to data, from a configuration to a run directory.
+
+    The arguments are the keys of the configuration, with their objects built. Everything that can
+    be refused is refused here (`ConfigError`), before anything is traced or written.
+
+    `run` returns the objective: the loss of a fit, or the worst violation of a law relative to its
+    tolerance for a plain simulation; one finite number, for sweeps.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        simulation: AbstractSimulation,
+        schedule: Schedule,
+        question: str | None = None,
+        seed: int = 0,
+        parameters: Mapping[str, Parameter] | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        targets: Sequence[Target] = (),
+        held_out: Sequence[int] = (),
+        label: str | None = None,
+        columns: Mapping[str, Any] | None = None,
+        equilibration: int = 0,
+        thermostat: AbstractSimulation | None = None,
+        laws: Sequence[AbstractLaw] = (),
+        adjoint: AbstractAdjoint | None = None,
+        fit: AbstractFitTask | None = None,
+        placement: AbstractPlacement | None = None,
+        studies: Sequence[AbstractStudy] = (),
+        chunk: int = 1000,
+        frames: Mapping[str, int] | None = None,
+        expected: str | None = None,
+        data_files: Sequence[str] = (),
+        precision: str = "float64",
+    ):
+        self.name, self.question, self.seed, self.chunk = name, question, seed, chunk
+        self.simulation, self.fit, self.adjoint = simulation, fit, adjoint or Direct()
+        self.placement = placement or SingleDevice()
+        self.laws, self.studies = tuple(laws), tuple(studies)
+        self.thermostat, self.data_files = thermostat, tuple(data_files)
+        self.problem = Problem(
+            simulation, parameters or {}, targets, schedule, conditions, equilibration
+        )
+        self.held_out = tuple(sorted(set(held_out)))
+        self.condition = None if frames is None else frames.get("condition", 0)
+        self.columns = {k: np.asarray(v).tolist() for k, v in (columns or {}).items()}
+        self.labels = self._labels(label)
+        self.expected = _expected(expected)
+        self.precision = precision
+        self._check()
+
+    def _check(self) -> None:
+        batch = self.problem.batch
+        for row in self.held_out:
+            if not 0 <= row < batch:
+                raise ConfigError("no such condition", key="held_out", value=row,
+                                  allowed=f"0 to {batch - 1}")
+        if len(self.held_out) >= batch:
+            raise ConfigError("leaves no condition to fit", key="held_out")
+        if self.condition is not None and not 0 <= self.condition < batch:
+            raise ConfigError("no such condition", key="frames.condition", value=self.condition,
+                              allowed=f"0 to {batch - 1}")
+        for key, values in self.columns.items():
+            if len(values) != batch:
+                raise ConfigError(f"has {len(values)} rows for {batch} conditions",
+                                  key=f"columns.{key}")
+        if self.fit is not None and not self.problem.targets:
+            raise ConfigError("a fit needs at least one target", key="targets")
+        if self.fit is not None and not self.problem.free:
+            raise ConfigError("a fit needs at least one free parameter", key="parameters")
+        if self.chunk < 1:
+            raise ConfigError("must be at least 1", key="chunk", value=self.chunk)
+        units = self.simulation.units()
+        if units:
+            observables_of(self.laws, tuple(units))
+        if self.fit is not None:
+            self.fit.check(self)
+        self.problem.check()
+
+    def _labels(self, form: str | None) -> tuple[str, ...]:
+        """The conditions' names, made of their columns: "{temperature:g} K"."""
+        form = form or ", ".join(f"{name} {{{name}:g}}" for name in self.columns)
+        rows = zip(*self.columns.values(), strict=False)
+        try:
+            return tuple(form.format(**dict(zip(self.columns, r, strict=True))) for r in rows)
+        except (KeyError, ValueError, IndexError) as error:
+            raise ConfigError(
+                f"cannot be filled in: {error!r}", key="label", value=form, allowed=self.columns
+            ) from None
+
+    @property
+    def has_particles(self) -> bool:
+        """Whether there are frames to write."""
+        return self.condition is not None and "positions" in self.simulation.units()
+
+    @property
+    def used(self) -> np.ndarray:
+        """(conditions,) which conditions are fitted."""
+        return np.asarray([row not in self.held_out for row in range(self.problem.batch)])
+
+    def with_adjoint(self, adjoint: AbstractAdjoint) -> Experiment:
+        """The same experiment, its gradient taken otherwise."""
+        other = copy.copy(self)
+        other.adjoint = adjoint
+        adjoint.check(self.simulation)
+        return other
+
+    def run(self, directory: RunDirectory, console: Console, *, resume: bool = False,
+            poll: Any = lambda: None) -> float:
+        """Run into `directory` and write its result.json; returns the objective.
+
+        **Raises** `SimulationError`, `LawBroken` or `Interrupted`, with what was reached so far on
+        disk; `poll` is called between chunks and raises the latter.
+        """
+        session = Session(directory, console, poll, resume)
+        directory.status("running", experiment=self.name)
+        pieces = self._result(session)
+        for study in self.studies:
+            pieces["measured"] |= study.run(self, session, pieces)
+        result = self._assemble(session, pieces)
+        directory.result(result)
+        directory.status("done", 0, experiment=self.name)
+        session.restarts.close()
+        return _objective(result)
+
+    def _result(self, session: Session) -> dict[str, Any]:
+        if self.fit is None:
+            return simulate(self, session)
+        return self.fit.run(self, session)
+
+    def _assemble(self, session: Session, pieces: dict[str, Any]) -> dict[str, Any]:
+        measured = pieces["measured"]
+        comparison = self._against_expected(pieces.get("parameters", {}))
+        if comparison:
+            measured["expected"] = comparison
+        return {
+            "experiment": self.name,
+            "question": self.question,
+            "status": "done",
+            "parameters": pieces.get("parameters", {}),
+            "loss": pieces.get("loss"),
+            "validation": pieces.get("validation"),
+            "laws": pieces.get("laws", []),
+            "adjoint": pieces.get("adjoint", {"name": None, "why": "no gradient was taken",
+                                              "temp_bytes": None}),
+            "timing": {
+                "compile_s": pieces["compile_s"],
+                "iteration_s": pieces["iteration_s"],
+                "total_s": session.seconds,
+            },
+            "peak_bytes": peak_bytes(),
+            "provenance": provenance(sys.argv, self.seed, self.data_files, session.started),
+            "measured": measured,
+        }
+
+    def _against_expected(self, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        rows = []
+        for name, goal in self.expected.get("parameters", {}).items():
+            if name in parameters:
+                value = parameters[name]["value"]
+                ok = abs(value - goal["value"]) <= goal["tolerance"]
+                rows.append({"name": name, "value": value, "expected": goal["value"],
+                             "tolerance": goal["tolerance"], "ok": bool(ok)})
+        return rows
+
+
+def _expected(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", key="expected", value=path) from None
+
+
+def _objective(result: Mapping[str, Any]) -> float:
+    if result["loss"] is not None:
+        return float(result["loss"])
+    shares = [law["worst"] / law["tolerance"] for law in result["laws"] if law["tolerance"]]
+    value = max(shares, default=0.0)
+    return float(value) if np.isfinite(value) else sys.float_info.max

@@ -1,0 +1,316 @@
+"""Fits as experiments run them: train, validate, refit, and say how well each state is met."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import optax
+
+from .._adjoint import Reweight
+from .._errors import ConfigError
+from .._fit import FitResult, fit, least_squares
+from .._solve import over_batch
+from .._statistics import blocking
+from ._session import Session
+from ._simulate import open_trajectory, rdf_table
+
+if TYPE_CHECKING:
+    from ._experiment import Experiment
+
+
+class AbstractFitTask(eqx.Module):
+    """A fit with its options, as the configuration's key `fit` names it."""
+
+    @abstractmethod
+    def solve(self, experiment: Experiment, watch: Any, **further: Any) -> FitResult:
+        """Run the fit."""
+
+    def check(self, experiment: Experiment) -> None:
+        """Refuse what cannot work, before anything is written."""
+        experiment.adjoint.check(experiment.simulation)
+        for target in experiment.problem.targets:
+            if target.statistic != "mean" and isinstance(experiment.adjoint, Reweight):
+                raise ConfigError(
+                    "reweighting gives averages, not single saves",
+                    key=f"target {target.label}.statistic",
+                    allowed="mean, or another adjoint",
+                )
+
+    def run(self, experiment: Experiment, session: Session) -> dict[str, Any]:
+        """The fit on the conditions that are used, its validation on the others, and a refit on
+        all: the pieces of result.json."""
+        watch = _Watch(session)
+        began = time.perf_counter()
+        result = self.solve(experiment, watch, use=experiment.used)
+        validation = None
+        if experiment.held_out:
+            validation = validate(experiment, result)
+            session.console.say(_sentence(validation))
+            watch.stage = "refit"
+            result = self.refit(experiment, watch, result)
+        watch.close()
+        if not result.converged:
+            session.console.say("note: the fit stopped before it converged; see fit.steps")
+        measured = measure(experiment, result) | _kept(experiment, session, result)
+        measured["converged"] = result.converged
+        if experiment.held_out:
+            measured["refitted_on"] = experiment.problem.batch
+        sampling = watch.compile_s
+        return {
+            "parameters": parameters(experiment, result),
+            "loss": result.loss,
+            "validation": validation,
+            "adjoint": {
+                "name": type(experiment.adjoint).__name__,
+                "why": experiment.adjoint.why(),
+                "temp_bytes": result.cost.temp_bytes,
+            },
+            "compile_s": result.cost.compile_s + sampling,
+            "iteration_s": (time.perf_counter() - began) / max(1, len(result.history)),
+            "measured": measured,
+            "fit": result,
+        }
+
+    def refit(self, experiment: Experiment, watch: Any, result: FitResult) -> FitResult:
+        """Once more on all conditions, from where the first fit ended."""
+        return self.solve(experiment, watch, former=result)
+
+
+class LeastSquaresFit(AbstractFitTask):
+    """`diffsim.least_squares` with its options: `steps`, `explore`, `damping`, `tol`."""
+
+    steps: int = 30
+    explore: float = 0.1
+    damping: float = 1e-4
+    tol: float = 1e-10
+
+    def solve(self, experiment: Experiment, watch: Any, **further: Any) -> FitResult:
+        return least_squares(
+            experiment.problem,
+            steps=self.steps,
+            adjoint=experiment.adjoint,
+            key=jax.random.key(experiment.seed),
+            explore=self.explore,
+            damping=self.damping,
+            tol=self.tol,
+            systematic=experiment.expected.get("systematic"),
+            chunk=experiment.chunk,
+            watch=watch,
+            **further,
+        )
+
+
+class OptaxFit(AbstractFitTask):
+    """`diffsim.fit` with its options: any optax `optimiser`, `steps`, `tol` of the gradient."""
+
+    optimiser: optax.GradientTransformation | None = None
+    steps: int = 200
+    tol: float = 0.0
+
+    def solve(self, experiment: Experiment, watch: Any, **further: Any) -> FitResult:
+        former = further.pop("former", None)
+        problem = experiment.problem
+        if former is not None:
+            start = {k: np.asarray(v) for k, v in former.values.items()}
+            problem = problem.starting_at(start)
+        return fit(
+            problem,
+            self.optimiser,
+            steps=self.steps,
+            adjoint=experiment.adjoint,
+            key=jax.random.key(experiment.seed),
+            tol=self.tol,
+            chunk=experiment.chunk,
+            watch=watch,
+            **further,
+        )
+
+
+class _Watch:
+    """Turns what a fit says into metrics, lines and progress; polls for signals."""
+
+    def __init__(self, session: Session):
+        self.session, self.stage, self.count = session, "fit", 0
+        self.progress: Any = None
+        self.compile_s = 0.0
+        self.manager: Any = None
+
+    def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
+        self.session.poll()
+        if event == "sampling":
+            self._sampling(facts)
+            return
+        self.close()
+        if event == "compiling":
+            self.session.console.say(f"compiling {facts['what']} …")
+        elif event == "compiled":
+            self.session.console.say(f"compiled in {facts['seconds']:.1f} s")
+        elif event == "iteration":
+            self._iteration(facts)
+
+    def _sampling(self, facts: Mapping[str, Any]) -> None:
+        if self.progress is None:
+            what = "equilibrating" if facts["equilibration"] else "sampling"
+            self.manager = self.session.console.progress(int(facts["of"]), what)
+            self.progress = self.manager.__enter__()
+        if facts["steps"]:
+            self.progress.update(facts["steps"])
+        if facts["steps"] >= facts["of"]:
+            self.close()
+
+    def close(self) -> None:
+        """End an open progress bar."""
+        if self.manager is not None:
+            self.manager.__exit__(None, None, None)
+        self.manager = self.progress = None
+
+    def _iteration(self, facts: Mapping[str, Any]) -> None:
+        record = {**facts, "iteration": self.count, "stage": self.stage}
+        self.count += 1
+        self.session.directory.log(record)
+        values = "  ".join(f"{k} {v:.6g}" for k, v in facts["parameters"].items())
+        ess = "" if facts["ess"] is None else f"  ess {facts['ess']:.2f}"
+        self.session.console.say(
+            f"{self.stage} {record['iteration']:3d}  loss {facts['loss']:.5g}  {values}{ess}"
+        )
+        theta = {k: np.asarray(v, dtype=float) for k, v in facts["parameters"].items()}
+        self.session.save(record["iteration"], theta, {"stage": self.stage})
+
+
+def parameters(experiment: Experiment, result: FitResult) -> dict[str, Any]:
+    """result.json's `parameters`: scalar ones with their error bars."""
+    out = {}
+    for name, value in result.values.items():
+        if np.size(value) != 1:
+            continue
+        u, free = result.uncertainty, name in experiment.problem.free
+        known = u is not None and free
+        out[name] = {
+            "value": float(value),
+            "stderr": u.total[name] if known and u else None,
+            "unit": experiment.problem.parameters[name].unit or "1",
+            "statistical": u.statistical[name] if known and u else None,
+            "model": u.model[name] if known and u else None,
+            "systematic": u.systematic.get(name) if known and u else None,
+        }
+    return out
+
+
+def _mean_targets(experiment: Experiment) -> list[tuple[int, Any]]:
+    """Targets with one number a condition, which tables and parity plots show."""
+    return [
+        (i, t)
+        for i, t in enumerate(experiment.problem.targets)
+        if t.statistic == "mean" and np.ndim(t.data) == 1
+    ]
+
+
+def validate(experiment: Experiment, result: FitResult) -> dict[str, Any]:
+    """How the fit predicts the conditions that it has not seen."""
+    rows = list(experiment.held_out)
+    rms, squares = {}, []
+    for i, target in _mean_targets(experiment):
+        off = np.asarray(result.prediction.values[i])[rows] - np.asarray(target.data)[rows]
+        rms[target.label] = float(np.sqrt(np.mean(off**2)))
+        sigma = np.broadcast_to(np.asarray(target.sigma), np.shape(target.data))[rows]
+        squares.append((off / sigma) ** 2)
+    total = float(np.sum(squares))
+    return {
+        "rows": rows,
+        "loss": 0.5 * total,
+        "rms": rms,
+        "chi2_per_point": total / max(1, np.size(squares)),
+    }
+
+
+def _sentence(validation: Mapping[str, Any]) -> str:
+    rms = ", ".join(f"{name} {value:.3g}" for name, value in validation["rms"].items())
+    return f"validation on rows {validation['rows']}: root mean square error {rms}"
+
+
+def measure(experiment: Experiment, result: FitResult) -> dict[str, Any]:
+    """`measured.targets` and `measured.states`: prediction against data with blocked errors."""
+    shown = _mean_targets(experiment)
+    if not shown:
+        return {}
+    targets = [
+        {
+            "name": t.label,
+            "observable": t.observable,
+            "unit": t.unit or experiment.simulation.units().get(t.observable, "1"),
+            "sigma": float(np.mean(np.asarray(t.sigma))),
+        }
+        for _, t in shown
+    ]
+    series = experiment.problem.series(result.prediction)
+    stride = experiment.problem.schedule.plan(experiment.simulation.time_step()).stride
+    lag = stride * (experiment.simulation.time_step() or 1.0)
+    states = []
+    for row in range(experiment.problem.batch):
+        entry: dict[str, Any] = {
+            "label": experiment.labels[row] if experiment.labels else f"condition {row}",
+            "used": bool(experiment.used[row]),
+            **{key: values[row] for key, values in experiment.columns.items()},
+        }
+        times, counts = [], []
+        for i, target in shown:
+            found = blocking(np.asarray(series[i][row]))
+            entry[target.label] = float(np.asarray(result.prediction.values[i])[row])
+            entry[f"{target.label}_stderr"] = float(found.stderr)
+            entry[f"{target.label}_target"] = float(np.asarray(target.data)[row])
+            times.append(float(found.correlation_time) * lag)
+            counts.append(float(found.effective_samples))
+        entry["correlation_time"] = max(times)  # of the slowest observable, in the time unit
+        entry["effective_samples"] = min(counts)
+        states.append(entry)
+    measured: dict[str, Any] = {"targets": targets, "states": states}
+    system = getattr(experiment.simulation, "unit_system", None)
+    if system is not None:
+        measured["time_unit"] = system.unit_of("time")
+    return measured
+
+
+def _kept(experiment: Experiment, session: Session, result: FitResult) -> dict[str, Any]:
+    """trajectory.h5 and g(r) of the samples behind a fit by reweighting."""
+    if not isinstance(experiment.adjoint, Reweight) or result.samples is None:
+        return {}
+    plan = experiment.problem.schedule.plan(experiment.simulation.time_step())
+    states, steps = result.samples.states, plan.saved_steps()
+    times = steps * (experiment.simulation.time_step() or 1.0)
+    first = jax.tree.map(lambda x: x[:, 0] if eqx.is_array(x) else x, states)
+    frames = {}
+    if experiment.has_particles:
+        c = experiment.condition
+        frames = {
+            "positions": np.asarray(states.positions[c]),
+            "velocities": np.asarray(states.velocities[c]),
+        }
+    observables = {
+        t.observable: np.moveaxis(np.asarray(result.prediction.solution.observables[t.observable]), 0, 1)
+        for t in experiment.problem.targets
+    }
+    with open_trajectory(experiment, session, first) as writer:
+        writer.extend(steps, times, **frames, observables=observables)
+    return _rdf(experiment, result)
+
+
+def _rdf(experiment: Experiment, result: FitResult) -> dict[str, Any]:
+    extra = [o for o in getattr(experiment.simulation, "extra", ()) if hasattr(o, "centres")]
+    if not extra or result.samples is None:
+        return {}
+    observer, params = extra[0], experiment.problem.params(result.theta)
+    curves = over_batch(
+        lambda states: jax.numpy.mean(jax.lax.map(lambda s: observer(params, s), states), axis=0),
+        result.samples.states,
+    )
+    chosen = sorted({0, experiment.problem.batch // 2, experiment.problem.batch - 1})
+    table = rdf_table(experiment, np.asarray(observer.centres()), list(np.asarray(curves)))
+    table["curves"] = [table["curves"][i] for i in chosen]
+    return {"rdf": table}
+

@@ -1,0 +1,245 @@
+"""A plain simulation: equilibrate, run under laws, keep frames, average what was observed."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from .._drive import Chunk, View, available_observables, drive
+from .._errors import ConfigError, Interrupted, LawBroken
+from .._laws import Ledger, observables_of
+from .._solve import over_batch
+from .._statistics import blocking
+from .._store import TrajectoryWriter, read_trajectory
+from ._session import Session
+
+if TYPE_CHECKING:
+    from ._experiment import Experiment
+
+PARTICLES = ("positions", "velocities")
+
+
+def simulate(experiment: Experiment, session: Session) -> dict[str, Any]:
+    """Run the schedule and return the pieces of result.json that a simulation has."""
+    problem, simulation = experiment.problem, experiment.simulation
+    params = problem.params(problem.initial())
+    plan = problem.schedule.plan(simulation.time_step())
+    states, done, kept = _begin(experiment, session, params)
+    available = available_observables(simulation, params, states)
+    names = tuple(name for name in available if name not in PARTICLES)
+    writer = open_trajectory(experiment, session, states, resume_at=done if session.resume else None)
+    began, first = time.perf_counter(), None
+    good = (states, done, kept)
+    with writer, session.console.progress(plan.steps, experiment.name) as progress:
+        for chunk in drive(
+            simulation,
+            params,
+            states,
+            steps=plan.steps,
+            save_every=plan.stride,
+            chunk=experiment.chunk,
+            view=View((*names, *(PARTICLES if experiment.has_particles else ()))),
+            laws=experiment.laws,
+            done=done,
+            start_observed=kept and kept["start"],
+        ):
+            first = first or time.perf_counter() - began
+            _write(experiment, writer, chunk, plan.stride, names)
+            kept = _merge(kept, chunk)
+            progress.update(chunk.steps, **_shown(chunk))
+            _log(session, chunk, plan.steps, time.perf_counter() - began)
+            try:
+                chunk.check()
+                _heed(session, kept["ledger"])
+                session.poll()
+            except Interrupted:
+                _save(session, (chunk.state, chunk.steps, kept), force=True)
+                raise
+            except Exception:
+                _save(session, good, force=True)
+                raise
+            good = (chunk.state, chunk.steps, kept)
+            _save(session, good)
+    seconds = time.perf_counter() - began
+    _save(session, good, force=True)
+    return {
+        "states": good[0],
+        "laws": kept["ledger"].rows() if kept else [],
+        "measured": {"observables": averages(experiment, session, names), **_rdf(experiment, session)},
+        "iteration_s": seconds / max(1, plan.steps - done),
+        "compile_s": first or 0.0,
+    }
+
+
+def equilibrated(experiment: Experiment, session: Session, params: PyTree) -> PyTree:
+    """States after the equilibration, by the thermostat if there is one."""
+    problem, simulation = experiment.problem, experiment.simulation
+    key = jax.random.key(experiment.seed)
+    with session.console.compiling("the simulation"):
+        if experiment.thermostat is not None:
+            problem = eqx.tree_at(lambda p: p.simulation, problem, experiment.thermostat)
+        states = experiment.placement.place(problem.states(problem.initial(), key))
+    steps = problem.equilibration
+    if steps:
+        with session.console.progress(steps, "equilibration") as progress:
+            stride = max(d for d in range(1, min(steps, experiment.chunk) + 1) if steps % d == 0)
+            for chunk in drive(problem.simulation, params, states, steps=steps, save_every=stride,
+                               chunk=experiment.chunk):
+                states = chunk.check().state
+                progress.update(chunk.steps)
+                session.poll()
+    if experiment.thermostat is not None:
+        begin = getattr(simulation, "continue_from", None)
+        if begin is None:
+            raise ConfigError("cannot go on from a thermostat's state", key="thermostat")
+        states = over_batch(lambda state: begin(params, state), states)
+    return states
+
+
+def _begin(
+    experiment: Experiment, session: Session, params: PyTree
+) -> tuple[PyTree, int, dict[str, Any] | None]:
+    """Where a run starts: equilibrated states, or the newest restart."""
+    if not session.resume or session.restarts.latest() is None:
+        session.resume = False
+        return equilibrated(experiment, session, params), 0, None
+    problem = experiment.problem
+    states = problem.states(problem.initial(), jax.random.key(experiment.seed))
+    arrays, static = eqx.partition(states, eqx.is_array)
+    observed = over_batch(lambda state: experiment.simulation.observe(params, state), states)
+    start = {name: observed[name] for name in observables_of(experiment.laws, tuple(observed))}
+    laws = tuple(experiment.laws)
+    size = (problem.batch, len(laws)) if laws else (0,)
+    kind = next(iter(start.values())).dtype if start else jnp.zeros(()).dtype
+    ledger = Ledger(laws, jnp.zeros(size, kind), jnp.zeros(size, jnp.int32))
+    template = (arrays, start, ledger.worst, ledger.first_broken_step)
+    done, (arrays, start, worst, first), _ = session.restarts.load(template)
+    kept = {"start": start, "ledger": Ledger(laws, worst, first)}
+    return eqx.combine(arrays, static), done, kept
+
+
+def _save(session: Session, point: tuple[PyTree, int, Any], *, force: bool = False) -> None:
+    states, steps, kept = point
+    if kept is None or steps == 0:
+        return
+    ledger = kept["ledger"]
+    tree = (eqx.filter(states, eqx.is_array), kept["start"], ledger.worst, ledger.first_broken_step)
+    session.save(steps, tree, {"steps": steps}, force=force)
+
+
+def _merge(kept: dict[str, Any] | None, chunk: Chunk) -> dict[str, Any]:
+    ledger = chunk.ledger if kept is None else kept["ledger"].merge(chunk.ledger)
+    return {"start": chunk.start_observed, "ledger": ledger}
+
+
+def _heed(session: Session, ledger: Ledger) -> None:
+    """What the user asked to be done about broken laws."""
+    for row in ledger.rows():
+        if row["ok"] or row["action"] == "record":
+            continue
+        if row["action"] == "stop":
+            raise LawBroken(
+                row["name"], worst=row["worst"], tolerance=row["tolerance"], step=row["step"]
+            )
+        session.console.say(
+            f"warning: law {row['name']} broken at step {row['step']}: "
+            f"{row['worst']:.3g} exceeds {row['tolerance']:.3g}"
+        )
+
+
+def open_trajectory(
+    experiment: Experiment, session: Session, states: PyTree, resume_at: int | None = None
+) -> TrajectoryWriter:
+    """trajectory.h5 with the header that the simulation's units and atoms ask for."""
+    units = dict(experiment.simulation.units())
+    condition = experiment.condition
+    system = getattr(experiment.simulation, "unit_system", None)
+    if system is not None:
+        units |= {q: system.unit_of(q) for q in ("length", "time", "mass", "velocity")}
+    particles: dict[str, Any] = {}
+    if experiment.has_particles and condition is not None:
+        masses = np.asarray(states.masses[condition])
+        if system is not None:
+            masses = masses / system.mass_factor
+        particles = {
+            "atoms": states.positions.shape[1],
+            "box": np.asarray(states.box[condition]),
+            "masses": masses,
+        }
+    return TrajectoryWriter(
+        session.directory.trajectory, units=units, resume_at=resume_at, **particles
+    )
+
+
+def _write(
+    experiment: Experiment, writer: TrajectoryWriter, chunk: Chunk, stride: int, names: Any
+) -> None:
+    seen = {k: np.asarray(v) for k, v in chunk.seen["observables"].items()}
+    saves = next(iter(seen.values())).shape[1]
+    steps = chunk.first_saved_step + stride * np.arange(saves)
+    dt = experiment.simulation.time_step() or 1.0
+    condition = experiment.condition
+    frames = {}
+    if experiment.has_particles and condition is not None:
+        frames = {name: seen[name][condition] for name in PARTICLES}
+    single = experiment.problem.batch == 1
+    observables = {n: seen[n][0] if single else np.moveaxis(seen[n], 0, 1) for n in names}
+    writer.extend(steps, steps * dt, **frames, observables=observables)
+
+
+def _shown(chunk: Chunk) -> dict[str, float]:
+    seen = chunk.seen["observables"]
+    shown = [n for n in ("total_energy", "temperature", "pressure") if n in seen]
+    return {name: float(np.mean(seen[name][:, -1])) for name in shown}
+
+
+def _log(session: Session, chunk: Chunk, steps: int, seconds: float) -> None:
+    session.directory.log(
+        {"step": chunk.steps, "steps": steps, "seconds": round(seconds, 3), **_shown(chunk)}
+    )
+
+
+def averages(experiment: Experiment, session: Session, names: tuple[str, ...]) -> dict[str, Any]:
+    """Mean, blocked standard error and correlation time of each scalar observable, from the file."""
+    recorded = read_trajectory(session.directory.trajectory, particles=False).observables
+    units = experiment.simulation.units()
+    table = {}
+    for name in names:
+        values = np.asarray(recorded[name].value)
+        if values.ndim != 1 or len(values) < 2:
+            continue
+        found = blocking(values)
+        table[name] = {
+            "mean": float(found.mean),
+            "stderr": float(found.stderr),
+            "unit": units.get(name, "1"),
+            "correlation_time": float(found.correlation_time),
+            "effective_samples": float(found.effective_samples),
+        }
+    return table
+
+
+def _rdf(experiment: Experiment, session: Session) -> dict[str, Any]:
+    """The averaged radial distribution function, where the simulation observes one."""
+    extra = [o for o in getattr(experiment.simulation, "extra", ()) if hasattr(o, "centres")]
+    if not extra:
+        return {}
+    recorded = read_trajectory(session.directory.trajectory, particles=False).observables
+    observer = extra[0]
+    values = np.asarray(recorded[observer.name].value)
+    curves = values.reshape(len(values), -1, values.shape[-1]).mean(axis=0)
+    return {"rdf": rdf_table(experiment, np.asarray(observer.centres()), list(curves))}
+
+
+def rdf_table(experiment: Experiment, r: np.ndarray, curves: list[np.ndarray]) -> dict[str, Any]:
+    """measured.rdf of result.json."""
+    labels = experiment.labels or [f"condition {i}" for i in range(len(curves))]
+    unit = experiment.simulation.units().get("positions", "1")
+    shown = [{"label": l, "g": g.tolist()} for l, g in zip(labels, curves, strict=False)]
+    return {"r": r.tolist(), "r_unit": unit, "curves": shown}

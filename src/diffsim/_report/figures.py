@@ -1,0 +1,36 @@
+"""Every figure of a report, in its order, with its title and the function that draws it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .figures_fit import adjoints, loss, parameters, parity
+from .figures_physics import convergence, energy, observables, rdf
+from .run_data import RunData
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class FigureOf:
+    """A figure: `draw` gives None where the run has no data for it; `wide` ones fill the page."""
+
+    name: str
+    title: str
+    draw: Callable[[RunData], Figure | None]
+    wide: bool = False
+
+
+FIGURES = (
+    FigureOf("parity", "Predicted against measured", parity, wide=True),
+    FigureOf("loss", "Loss", loss),
+    FigureOf("parameters", "Parameters", parameters),
+    FigureOf("observables", "Observables", observables, wide=True),
+    FigureOf("rdf", "Radial distribution function", rdf),
+    FigureOf("energy", "Total energy", energy),
+    FigureOf("convergence", "Energy error against time step", convergence),
+    FigureOf("adjoints", "Cost of the gradient", adjoints),
+)

@@ -1,0 +1,249 @@
+"""The page: the answer first, then how well it holds, what it rests on, and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from .figures import FigureOf
+from .headline import header
+from .markup import Html, element, facts, markup, section, table
+from .numbers import (
+    human_bytes,
+    human_time,
+    number,
+    pretty_name,
+    significant,
+    with_error,
+)
+from .run_data import RunData, is_map, mapping, rows, text
+from .states import states_table
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_PLACES = {"parity": "fit", "loss": "fit", "parameters": "fit", "adjoints": "gradient"}
+_KNOWN = {
+    "time_unit",
+    "refitted_on",
+    "targets",
+    "states",
+    "rdf",
+    "adjoints",
+    "convergence",
+    "observables",
+}
+Drawn = Sequence[tuple[FigureOf, Html]]
+
+
+def page(run: RunData, figures: Drawn, notes: Sequence[str]) -> str:
+    """The whole report as one HTML document that loads nothing."""
+    css = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+
+    def gallery(place: str) -> Html:
+        return _gallery([(f, svg) for f, svg in figures if _PLACES.get(f.name, "physics") == place])
+
+    body = element(
+        "main",
+        header(run),
+        section("Fit", _uncertainties(run), gallery("fit")),
+        section("Every state", states_table(run)),
+        section("Averages", _observables(run)),
+        section("Physics", gallery("physics")),
+        section("Also measured", _scalars(run)),
+        section("Laws", _laws(run)),
+        section(_cost_title(run), _cost(run), gallery("gradient")),
+        section("Where it comes from", _provenance(run)),
+        section("Configuration", _config(run)),
+        section("Notes", [element("p", note) for note in notes]),
+        _footer(run),
+    )
+    head = element(
+        "head",
+        Html('<meta charset="utf-8">'),
+        Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Html(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
+        element("title", f"{run.name} · diffsim"),
+        element("style", Html(css)),
+    )
+    return "<!DOCTYPE html>\n" + element("html", head, element("body", body), lang="en") + "\n"
+
+
+def _gallery(figures: Drawn) -> Html:
+    """Figures two abreast; a wide one, and one that would stand alone in its row, gets the row."""
+    items = [
+        element("figure", element("figcaption", f.title), svg, class_="wide" if f.wide else "")
+        for f, svg in figures
+    ]
+    return element("div", items, class_="figures") if items else Html("")
+
+
+def _uncertainties(run: RunData) -> Html | None:
+    """Each parameter with the parts of its standard error."""
+    parts = ("statistical", "model", "systematic")
+    shown = [p for p in parts if any(number(q.get(p)) is not None for q in run.parameters.values())]
+    if not run.parameters or not (shown or len(run.parameters) > 8):
+        return None
+    body = [
+        [
+            text(p, "label") or pretty_name(name),
+            with_error(p.get("value"), p.get("stderr"), text(p, "unit")),
+            *(significant(p.get(part), 2, zeros=True) for part in shown),
+        ]
+        for name, p in run.parameters.items()
+    ]
+    head = ["Parameter", "Value ± standard error", *(part.capitalize() for part in shown)]
+    numeric = range(1, 2 + len(shown))
+    meaning = {
+        "statistical": "statistical: length of the simulations (blocking)",
+        "model": "model: scatter of the residuals",
+        "systematic": "systematic: settings of the simulation, such as size, cutoff and time step",
+    }
+    note = "; ".join(meaning[part] for part in shown)
+    lines = element("p", f"Parts of the standard error: {note}.", class_="note") if note else None
+    return Html(markup([table(head, body, kind="tight", numeric=tuple(numeric)), lines]))
+
+
+def _observables(run: RunData) -> Html | None:
+    body = [
+        [
+            pretty_name(name).capitalize(),
+            with_error(o.get("mean"), o.get("stderr"), text(o, "unit")),
+            significant(o.get("correlation_time"), 3, zeros=True),
+            significant(o.get("effective_samples"), 3),
+        ]
+        for name, o in mapping(run.measured, "observables").items()
+        if is_map(o)
+    ]
+    head = ["Observable", "Mean ± standard error", "Correlation time", "Effective samples"]
+    return table(head, body, kind="tight", numeric=(1, 2, 3)) if body else None
+
+
+def _scalars(run: RunData) -> Html:
+    """Single numbers and texts that an experiment adds of its own."""
+    return facts(
+        (
+            pretty_name(key).capitalize(),
+            significant(value, 6) if number(value) is not None else value,
+        )
+        for key, value in run.measured.items()
+        if key not in _KNOWN and isinstance(value, (str, int, float))
+    )
+
+
+def _laws(run: RunData) -> Html | None:
+    body = [
+        [
+            pretty_name(text(law, "name")).capitalize(),
+            significant(law.get("worst"), 3),
+            significant(law.get("tolerance"), 3),
+            "–" if number(law.get("step")) is None else f"{number(law.get('step')):.0f}",
+            _verdict(law.get("ok")),
+        ]
+        for law in run.laws
+    ]
+    head = ["Law", "Worst", "Tolerance", "At step", ""]
+    return table(head, body, kind="tight", numeric=(1, 2, 3)) if body else None
+
+
+def _verdict(ok: Any) -> Html:
+    kind, label = {True: ("ok", "✓ held"), False: ("broken", "✗ broken")}.get(
+        ok, ("open", "unknown")
+    )
+    return element("b", label, class_=kind)
+
+
+def _cost_title(run: RunData) -> str:
+    gradient = text(mapping(run.result, "adjoint"), "name") and run.parameters
+    return "How the gradient was taken, and what it cost" if gradient else "Cost"
+
+
+def _cost(run: RunData) -> Html | None:
+    adjoint, timing = mapping(run.result, "adjoint"), mapping(run.result, "timing")
+    compared = rows(run.measured, "adjoints")
+    name = text(adjoint, "name")
+    pairs = [
+        ("Adjoint", element("b", name) if name else None),
+        ("Why", text(adjoint, "why")),
+        ("Temporary memory", human_bytes(adjoint.get("temp_bytes"))),
+        ("Peak memory", human_bytes(run.result.get("peak_bytes"))),
+        ("Compilation", human_time(timing.get("compile_s"))),
+        ("One iteration", human_time(timing.get("iteration_s"))),
+        ("Whole run", human_time(timing.get("total_s"))),
+        ("Agreement", _agreement(compared)),
+    ]
+    return Html(markup([facts(pairs), _comparison(compared)]))
+
+
+def _comparison(compared: list[Mapping[str, Any]]) -> Html | None:
+    if len(compared) < 2:
+        return None
+    names = list(dict.fromkeys(n for row in compared for n in mapping(row, "parameters")))[:4]
+    slopes = list(dict.fromkeys(n for row in compared for n in mapping(row, "gradient")))[:4]
+    body = [
+        [
+            text(row, "name"),
+            *(significant(mapping(row, "parameters").get(n), 9) for n in names),
+            *(significant(mapping(row, "gradient").get(n), 9) for n in slopes),
+            human_time(row.get("compile_s")),
+            human_time(row.get("iteration_s")),
+            human_bytes(row.get("temp_bytes")),
+        ]
+        for row in compared
+    ]
+    head = ["Adjoint", *map(pretty_name, names), *(f"∂loss/∂{pretty_name(n)}" for n in slopes)]
+    head += ["Compilation", "Iteration", "Memory"]
+    return table(head, body, numeric=tuple(range(1, len(head))))
+
+
+def _agreement(compared: list[Mapping[str, Any]]) -> str:
+    """The largest relative difference between the gradients by any two adjoints."""
+    gradients = [mapping(row, "gradient") for row in compared if mapping(row, "gradient")]
+    worst = None
+    for one, other in combinations(gradients, 2):
+        for name in one:
+            a, b = number(one[name]), number(other.get(name))
+            if a is not None and b is not None and max(abs(a), abs(b)) > 0:
+                worst = max(worst or 0.0, abs(a - b) / max(abs(a), abs(b)))
+    if worst is None:
+        return ""
+    return f"the gradients differ by at most {significant(worst, 2)} (relative)"
+
+
+def _provenance(run: RunData) -> Html:
+    found = dict(mapping(run.result, "provenance"))
+    versions, data = found.pop("versions", {}), found.pop("data", {})
+    commit, dirty = found.pop("git_commit", None), found.pop("git_dirty", None)
+    pairs: list[tuple[str, Any]] = []
+    if command := found.pop("command", None):
+        pairs.append(("Command", element("code", command)))
+    if isinstance(commit, str):
+        note = " (with uncommitted changes)" if dirty else ""
+        pairs.append(("Commit", [element("code", commit[:12]), note]))
+    for key, value in found.items():
+        if isinstance(value, bool):
+            value = "yes" if value else "no"
+        if isinstance(value, (str, int, float)):
+            pairs.append((pretty_name(key).capitalize(), str(value)))
+    if is_map(versions):
+        pairs.append(
+            ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items()))
+        )
+    if is_map(data):
+        pairs += [
+            (f"Data: {name}", element("code", f"sha256 {digest}")) for name, digest in data.items()
+        ]
+    return facts(pairs)
+
+
+def _config(run: RunData) -> Html | None:
+    if not run.config:
+        return None
+    return element(
+        "details", element("summary", "config.yaml, as resolved"), element("pre", run.config)
+    )
+
+
+def _footer(run: RunData) -> Html:
+    version = text(mapping(mapping(run.result, "provenance"), "versions"), "diffsim")
+    return element("footer", f"diffsim {version} · this page needs no network".replace("  ", " "))

@@ -1,0 +1,14 @@
+"""What a run leaves on disk: its directory, trajectories (HDF5), restarts (Orbax), provenance."""
+
+from .h5md_unit import h5md_unit as h5md_unit
+from .json_text import to_json as to_json
+from .provenance import file_sha256 as file_sha256
+from .provenance import mask_secrets as mask_secrets
+from .provenance import peak_bytes as peak_bytes
+from .provenance import provenance as provenance
+from .restart import Restarts as Restarts
+from .run_directory import RunDirectory as RunDirectory
+from .trajectory_reader import Series as Series
+from .trajectory_reader import Trajectory as Trajectory
+from .trajectory_reader import read_trajectory as read_trajectory
+from .trajectory_writer import TrajectoryWriter as TrajectoryWriter

@@ -1,0 +1,135 @@
+"""Series in an HDF5 file that grow together: hard links give them one `step` and one `time`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+_CHUNK_BYTES = 256 * 1024
+_CHUNK_FRAMES = 1024
+
+
+class Frames:
+    """Groups `place/{step, time, value}` of one file with the same frames along the first axis."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file
+        self._step: h5py.Dataset | None = None
+        self._time: h5py.Dataset | None = None
+        self._values: dict[str, h5py.Dataset] = {}
+
+    def adopt(self, place: str) -> None:
+        """Take up the group at `place`, written in an earlier session."""
+        self._step = self._dataset(f"{place}/step")
+        self._time = self._dataset(f"{place}/time")
+        self._values[place] = self._dataset(f"{place}/value")
+
+    def check(self, steps: NDArray[np.int64], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse what does not fit behind the frames that are there, before anything is written."""
+        last = self.last_step
+        if (np.diff(steps) <= 0).any() or (last is not None and steps[0] <= last):
+            raise ValueError(f"steps must increase, after {last}: {steps[0]} ... {steps[-1]}")
+        for place, array in arrays.items():
+            if array.shape[:1] != steps.shape:
+                raise ValueError(f"{place} has {array.shape[:1]} frames for {len(steps)} steps")
+        if self._values and set(arrays) != set(self._values):
+            changed = ", ".join(sorted(set(arrays) ^ set(self._values)))
+            raise ValueError(f"every extend must bring the same series; missing or new: {changed}")
+        for place, dataset in self._values.items():
+            if dataset.shape[1:] != arrays[place].shape[1:]:
+                raise ValueError(
+                    f"{place} has {dataset.shape[1:]} a frame, not {arrays[place].shape[1:]}"
+                )
+
+    def append(
+        self,
+        steps: NDArray[np.int64],
+        times: NDArray[np.float64],
+        arrays: Mapping[str, NDArray[Any]],
+        units: Mapping[str, str],
+    ) -> None:
+        """Append frames; `units` holds the unit of each place and that of `time`."""
+        if self._step is None or self._time is None:
+            self._step, self._time = self._create(arrays, units)
+        start = len(self._step)
+        for place, data in arrays.items():
+            _write(self._values[place], start, data)
+        _write(self._time, start, times)
+        _write(self._step, start, steps)
+
+    def truncate(self, step: int) -> None:
+        """Drop the frames after `step`, and any that a kill left half written."""
+        if self._step is None or self._time is None:
+            return
+        datasets = [self._step, self._time, *self._values.values()]
+        steps = self._step[: min(len(dataset) for dataset in datasets)]
+        out_of_order = np.flatnonzero(np.diff(steps) <= 0)
+        if out_of_order.size:
+            steps = steps[: out_of_order[0] + 1]
+        frames = int(np.count_nonzero(steps <= step))
+        for dataset in datasets:
+            dataset.resize(frames, axis=0)
+
+    @property
+    def last_step(self) -> int | None:
+        return int(self._step[-1]) if self._step is not None and len(self._step) else None
+
+    def _dataset(self, place: str) -> h5py.Dataset:
+        dataset = self._file[place]
+        if not isinstance(dataset, h5py.Dataset):
+            raise ValueError(f"{place} is not an array")
+        return dataset
+
+    def _create(
+        self, arrays: Mapping[str, NDArray[Any]], units: Mapping[str, str]
+    ) -> tuple[h5py.Dataset, h5py.Dataset]:
+        step = time = None
+        for place, data in arrays.items():
+            group = self._file.create_group(place)
+            if step is None or time is None:
+                step = _empty(group, "step", np.dtype(np.int64), ())
+                time = _empty(group, "time", np.dtype(np.float64), (), units.get("time"))
+            else:
+                group["step"], group["time"] = step, time
+            self._values[place] = _empty(
+                group, "value", data.dtype, data.shape[1:], units.get(place)
+            )
+        assert step is not None
+        assert time is not None
+        return step, time
+
+
+def _empty(
+    group: h5py.Group,
+    name: str,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    unit: str | None = None,
+) -> h5py.Dataset:
+    if dtype.kind not in "iufb" or 0 in shape:
+        raise ValueError(f"{group.name}: cannot save {dtype} of shape {shape}")
+    frame_bytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    chunk = int(np.clip(_CHUNK_BYTES // frame_bytes, 1, _CHUNK_FRAMES))
+    dataset = group.create_dataset(
+        name,
+        shape=(0, *shape),
+        maxshape=(None, *shape),
+        dtype=dtype,
+        chunks=(chunk, *shape),
+        compression="gzip",
+        compression_opts=1,
+        shuffle=True,
+        fletcher32=True,
+    )
+    if unit:
+        dataset.attrs["unit"] = unit
+    return dataset
+
+
+def _write(dataset: h5py.Dataset, start: int, data: NDArray[Any]) -> None:
+    dataset.resize(start + len(data), axis=0)
+    dataset[start:] = data

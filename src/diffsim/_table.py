@@ -1,0 +1,101 @@
+"""Measured data from a CSV file: numeric columns under a line of names."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from ._errors import ConfigError, nearest
+
+
+def column(
+    file: str | os.PathLike[str], name: str, unit: str | None = None
+) -> Float[np.ndarray, "rows"]:
+    """The column `name` of a CSV file, row by row as in the file.
+
+    file: text in UTF-8 with commas; the first line holds the names; blank lines and lines that
+        start with `#` are passed over. Relative to the working directory.
+    name: as in the first line
+    unit: what the numbers are in, for the reader of a configuration; they come back unchanged
+
+    Returns finite numbers, shape (rows,).
+    Raises `ConfigError` for a file that is missing, not a table or without rows, for a column that
+    it does not have (with the nearest name), and for a cell that is no finite number (with its
+    line).
+    """
+    del unit
+    path = Path(file)
+    names, rows = _read(path)
+    if name not in names:
+        raise ConfigError(
+            f"{_said(path)} has no such column", key="name", value=name, allowed=names
+        )
+    return _numbers(path, name, names.index(name), rows)
+
+
+def table(file: str | os.PathLike[str]) -> dict[str, Float[np.ndarray, "rows"]]:
+    """Every column of a CSV file, by name; see `column`."""
+    path = Path(file)
+    names, rows = _read(path)
+    return {name: _numbers(path, name, i, rows) for i, name in enumerate(names)}
+
+
+def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The names, and the rows with their line numbers."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except FileNotFoundError:
+        raise _refuse(path, "does not exist", _neighbour(path)) from None
+    except (OSError, ValueError, csv.Error) as error:
+        cause = error.strerror if isinstance(error, OSError) else error
+        raise _refuse(path, f"cannot be read as a table ({cause})") from None
+    lines = [(n, row) for n, row in lines if any(row) and not row[0].startswith("#")]
+    if not lines:
+        raise _refuse(path, "is empty")
+    (first, names), *rows = lines
+    if not rows:
+        raise _refuse(path, "has no row under its names")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise _refuse(path, f"has the column {twice[0]!r} twice in line {first}")
+    for line, row in rows:
+        if len(row) != len(names):
+            cause = f"line {line} has {len(row)} cells under {len(names)} names"
+            raise _refuse(path, cause)
+    return names, rows
+
+
+def _numbers(path: Path, name: str, index: int, rows: list[tuple[int, list[str]]]) -> np.ndarray:
+    values = np.empty(len(rows))
+    for i, (line, row) in enumerate(rows):
+        try:
+            values[i] = float(row[index])
+        except ValueError:
+            values[i] = math.nan
+        if not math.isfinite(values[i]):
+            cause = f"line {line}, column {name!r} is no finite number: {row[index][:40]!r}"
+            raise _refuse(path, cause)
+    return values
+
+
+def _neighbour(path: Path) -> str | None:
+    """The file in the same folder with the most similar name."""
+    try:
+        return nearest(path.name, sorted(each.name for each in path.parent.iterdir()))
+    except OSError:
+        return None
+
+
+def _refuse(path: Path, cause: str, suggestion: str | None = None) -> ConfigError:
+    return ConfigError(f"{_said(path)}: {cause}", key="file", suggestion=suggestion)
+
+
+def _said(path: Path) -> str:
+    return repr(str(path))

@@ -1,0 +1,66 @@
+"""What diffsim relies on in its platform: a jax that computes correctly, and a quick import."""
+
+import sys
+from importlib import metadata
+
+import jax
+import jax.numpy as jnp
+import pytest
+from packaging.requirements import Requirement
+
+from conftest import CHECKOUT, command
+
+
+def _requirements() -> dict[str, Requirement]:
+    core = (Requirement(text) for text in metadata.requires("diffsim") or [])
+    return {each.name: each for each in core if each.marker is None}
+
+
+@pytest.mark.parametrize(("dtype", "rows"), [("float64", 16_385), ("float32", 32_769)])
+def test_jit_of_a_vmapped_matrix_vector_product_is_right(dtype: str, rows: int) -> None:
+    """jax 0.10.2 lost the last row's digits under jit (jax#39103): 267911424 for 268435456."""
+
+    def squared_length(row: jax.Array) -> jax.Array:
+        return jnp.sum((jnp.eye(3, dtype=dtype) @ row) ** 2)
+
+    x = jnp.zeros((rows, 3), dtype).at[:, 0].set(jnp.arange(rows, dtype=dtype))
+    eager = jax.vmap(squared_length)(x)
+    compiled = jax.jit(jax.vmap(squared_length))(x)
+
+    assert float(eager[-1]) == (rows - 1) ** 2
+    assert jnp.array_equal(eager, compiled)
+
+
+@pytest.mark.parametrize("version", ["0.10.2", "0.11.1"])
+def test_jax_versions_that_miscompile_are_refused(version: str) -> None:
+    assert version not in _requirements()["jax"].specifier
+    assert metadata.version("jax") != version
+
+
+def test_hydra_is_held_and_omegaconf_left_to_it() -> None:
+    requirements = _requirements()
+    assert requirements["hydra-core"].specifier.contains("1.3.8")
+    assert not requirements["hydra-core"].specifier.contains("1.4.0.dev3", prereleases=True)
+    assert "omegaconf" not in requirements
+
+
+def test_installed_versions_are_those_recorded() -> None:
+    """The constraints file of this Python is what the environment was made from."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    constraints = CHECKOUT / f"constraints-{python}.txt"
+    if not constraints.exists():
+        pytest.skip(f"no versions are recorded for Python {python}")
+    recorded = dict(line.split("==") for line in constraints.read_text().splitlines())
+    for name in ("jax", "jaxlib", "jax-md", "jax-cfd", "diffrax", "equinox", "optax", "hydra-core"):
+        assert metadata.version(name) == recorded[name], name
+
+
+@pytest.mark.parametrize("statement", ["import diffsim", "import diffsim; diffsim.__version__"])
+def test_import_loads_no_jax(statement: str) -> None:
+    heavy = ("jax", "numpy", "equinox", "matplotlib", "hydra")
+    code = f"{statement}; import sys; print(*sorted(set({heavy!r}) & set(sys.modules)))"
+    assert command(sys.executable, "-c", code).split() == []
+
+
+def test_float64_and_the_cpu_are_what_the_tests_run_on() -> None:
+    assert jnp.zeros(()).dtype == jnp.float64
