@@ -1,11 +1,13 @@
 """Systems and answers that several tests share."""
 
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 
 from diffsim import md
@@ -32,6 +34,16 @@ NIST = {
     "3, 4": Nist(3, 4.0, "cut", -1175.3805672254, -1337.1026173010, -20.9422466008),
 }
 UNIT = {"epsilon": 1.0, "sigma": 1.0}
+
+
+@contextlib.contextmanager
+def unchecked():
+    """Annotations are not enforced: what they forbid reaches the code, as in a user's script."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def nist(config: int) -> tuple[np.ndarray, np.ndarray]:

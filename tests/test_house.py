@@ -21,6 +21,7 @@ SOURCE = CHECKOUT / "src" / "diffsim"
 # A module imports only from what stands before it. Names on one line do not know of each other.
 ORDER = (
     ("_errors",),
+    ("_signals",),
     ("_units",),
     ("_simulation",),
     ("_schedule",),
@@ -38,6 +39,7 @@ ORDER = (
     ("_report",),
     ("md", "cfd", "ode"),
     ("_experiment",),
+    ("_outcome",),
     ("_targets",),
     ("_build",),
     ("_hydra_errors",),

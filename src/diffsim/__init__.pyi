@@ -19,10 +19,10 @@ from ._laws import Bounded as Bounded
 from ._laws import Conserved as Conserved
 from ._laws import Ledger as Ledger
 from ._laws import Monotone as Monotone
-from ._placement import SingleDevice as SingleDevice
 from ._parameter import LogNormal as LogNormal
 from ._parameter import Normal as Normal
 from ._parameter import Parameter as Parameter
+from ._placement import SingleDevice as SingleDevice
 from ._problem import Problem as Problem
 from ._problem import Target as Target
 from ._schedule import Schedule as Schedule
@@ -36,6 +36,7 @@ from ._solve import Solution as Solution
 from ._solve import solve as solve
 from ._statistics import blocking as blocking
 from ._table import column as column
+from ._table import dataset as dataset
 from ._units import convert as convert
 
 __version__: str

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._errors import ConfigError
-from ._targets import check_target, construct
+from ._targets import check_target, construct, first_line
 
 if TYPE_CHECKING:
     from ._experiment import Experiment
@@ -20,7 +20,7 @@ MISSING = "???"
 KEYS = {
     "name": "name",
     "question": "text or null",
-    "seed": "count",
+    "seed": "seed",
     "precision": "precision",
     "simulation": "object",
     "parameters": "mapping",
@@ -72,7 +72,13 @@ def build(config: Mapping[str, Any]) -> Experiment:
     values = {key: build_value(value, key) for key, value in config.items()}
     from ._experiment import Experiment
 
-    return Experiment(**values)
+    try:
+        return Experiment(**values)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        cause = f"does not make an experiment: {first_line(error)}"
+        raise ConfigError(cause, key="configuration") from error
 
 
 def build_value(value: Any, key: str = "") -> Any:
@@ -107,6 +113,7 @@ def _check_mapping(key: str, node: Mapping[Any, Any]) -> None:
 def _check_kind(key: str, kind: str, value: Any) -> None:
     cause = {
         "name": "must be letters, digits, dots, dashes and underscores",
+        "seed": "must be a whole number from 0 to 2^32 - 1",
         "count": "must be a whole number of at least 0",
         "positive": "must be a whole number of at least 1",
         "rows": "must be a list of row numbers",
@@ -134,6 +141,7 @@ def _is_kind(kind: str, value: Any) -> bool:
     tests = {
         "name": lambda: isinstance(value, str) and bool(re.fullmatch(r"\w[\w.-]{0,99}", value)),
         "text": lambda: isinstance(value, str),
+        "seed": lambda: _is_count(value, 0) and value < 2**32,
         "count": lambda: _is_count(value, 0),
         "positive": lambda: _is_count(value, 1),
         "object": lambda: isinstance(value, Mapping) and "_target_" in value,

@@ -117,7 +117,9 @@ def drive(
     """
     saves, view = steps // save_every, view or View()
     if steps % save_every:
-        raise ConfigError(f"must be a multiple of save_every={save_every}", key="steps", value=steps)
+        raise ConfigError(
+            f"must be a multiple of save_every={save_every}", key="steps", value=steps
+        )
     names = observables_of(laws, available_observables(simulation, params, states))
     wide = View(tuple(dict.fromkeys((*view.observables, *names))), view.samples)
     if done == 0:
@@ -150,10 +152,13 @@ def available_observables(
 
 
 def _blocks(saves: int, most: int) -> Iterator[int]:
-    """Saves a chunk: as many as asked for, the rest last; equal chunks share one compilation."""
+    """Saves a chunk: the largest number up to `most` that divides all, so that all chunks share one
+    compilation; if that is under half of `most`, `most` and a shorter rest."""
+    even = max(n for n in range(1, min(most, saves) + 1) if saves % n == 0) if saves else 1
+    size = even if 2 * even >= min(most, saves) else most
     while saves > 0:
-        yield min(most, saves)
-        saves -= most
+        yield min(size, saves)
+        saves -= size
 
 
 def _with_room(

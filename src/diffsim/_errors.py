@@ -1,4 +1,5 @@
-"""What can go wrong, by exit code: bad input (2), numerical failure (3), a broken law (4), a signal."""
+"""What can go wrong, by exit code: bad input (2), numerical failure (3), a broken law (4), a
+signal."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ class ConfigError(ValueError):
 
 
 class SimulationError(RuntimeError):
-    """A simulation failed numerically: what happened, at which step, what to change. Exit code 3."""
+    """A simulation failed numerically: what happened, at which step, what to change. Exit code
+    3."""
 
     def __init__(self, cause: str, *, step: int | None = None, advice: str = ""):
         self.cause, self.step, self.advice = cause, step, advice

@@ -34,7 +34,8 @@ def _translated(error: Exception, keys: Sequence[str]) -> ConfigError:
         if isinstance(each, ConfigError):
             return each
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
+        file = error.missing_cfg_file
+        group, _, choice = file.partition("/../") if "/../" in file else file.rpartition("/")
         cause = f"has no choice {choice!r}"
         hint = "; install diffsim[joblib]" if choice == "joblib" else ""
         return ConfigError(cause + hint, key=group, value=choice, allowed=error.options or None)

@@ -78,7 +78,9 @@ class Conserved(AbstractLaw):
 
     def __check_init__(self):
         if (self.rtol is None) == (self.atol is None):
-            raise ConfigError("give exactly one of rtol and atol", key=f"Conserved {self.observable}")
+            raise ConfigError(
+                "give exactly one of rtol and atol", key=f"Conserved {self.observable}"
+            )
         if not (math.isfinite(self.tolerance) and self.tolerance > 0):
             raise ConfigError("must be positive and finite", key="rtol", value=self.tolerance)
         _check_action(self.action)
@@ -101,7 +103,9 @@ class Conserved(AbstractLaw):
         names = super().needs(available)
         scale = self._scale_name(available)
         if scale not in available:
-            raise ConfigError("no such observable", key="relative_to", value=scale, allowed=available)
+            raise ConfigError(
+                "no such observable", key="relative_to", value=scale, allowed=available
+            )
         return names if self.rtol is None or scale == self.observable else (*names, scale)
 
     def violation(self, start: Mapping[str, Array], series: Mapping[str, Array]) -> Array:
@@ -141,7 +145,8 @@ class Bounded(AbstractLaw):
 
 
 class Monotone(AbstractLaw):
-    """A(t) never grows (`decreasing=True`) or never falls, by more than `atol` between two saves."""
+    """A(t) never grows (`decreasing=True`) or never falls, by more than `atol` between two
+    saves."""
 
     observable: str = eqx.field(static=True)
     decreasing: bool = eqx.field(static=True, default=True, kw_only=True)
@@ -182,11 +187,14 @@ class Ledger(eqx.Module):
 
     def merge(self, later: Ledger) -> Ledger:
         """The ledger of two consecutive stretches of one run."""
-        first = jnp.where(self.first_broken_step >= 0, self.first_broken_step, later.first_broken_step)
+        first = jnp.where(
+            self.first_broken_step >= 0, self.first_broken_step, later.first_broken_step
+        )
         return Ledger(self.laws, jnp.maximum(self.worst, later.worst), first)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a law for people and JSON: name, worst, tolerance, ok, step, action. Host side."""
+        """One row a law for people and JSON: name, worst, tolerance, ok, step, action. Host
+        side."""
         worst = np.asarray(self.worst).reshape(-1, len(self.laws))
         steps = np.asarray(self.first_broken_step).reshape(-1, len(self.laws))
         rows = []

@@ -27,10 +27,11 @@ STATISTICS = ("mean", "each")
 class Target(eqx.Module):
     """r = √weight (A(θ) - data)/sigma: a measured value of an observable.
 
-    **Arguments:** `observable`: its name; `data`: measured values in `unit`, shape (conditions, ...)
-    for `statistic="mean"` (the average over what the schedule saves) or (conditions, saves, ...) for
-    "each" (every save); `sigma`: their uncertainty, or the scale on which a deviation matters, in
-    `unit`; `weight`; `unit`: converted to the observable's own; `name`: how reports call it.
+    **Arguments:** `observable`: its name; `data`: measured values in `unit`, shape (conditions,
+    ...) for `statistic="mean"` (the average over what the schedule saves) or (conditions, saves,
+    ...) for "each" (every save); `sigma`: their uncertainty, or the scale on which a deviation
+    matters, in `unit`; `weight`; `unit`: converted to the observable's own; `name`: how reports
+    call it.
     """
 
     observable: str = eqx.field(static=True)
@@ -50,7 +51,9 @@ class Target(eqx.Module):
             raise ConfigError("must be finite numbers", key=f"target {self.label}.data")
         sigma = np.asarray(self.sigma, dtype=float)
         if not np.all(np.isfinite(sigma)) or np.any(sigma <= 0):
-            raise ConfigError("must be positive", key=f"target {self.label}.sigma", value=self.sigma)
+            raise ConfigError(
+                "must be positive", key=f"target {self.label}.sigma", value=self.sigma
+            )
         if not (math.isfinite(self.weight) and self.weight >= 0):
             raise ConfigError("must not be negative", key="weight", value=self.weight)
 
@@ -177,7 +180,9 @@ class Problem(eqx.Module):
         for name, value in self.values(theta).items():
             unit = self.parameters[name].unit
             factor = convert(1.0, unit, units[name], key=name) if unit and name in units else 1.0
-            params[name] = jax.tree.map(lambda x, f=factor: x * f, value) if factor != 1.0 else value
+            params[name] = (
+                jax.tree.map(lambda x, f=factor: x * f, value) if factor != 1.0 else value
+            )
         return params
 
     def _factor(self, target: Target) -> float:
@@ -261,7 +266,11 @@ class Problem(eqx.Module):
         """
         out = []
         for target, value in zip(self.targets, prediction.values, strict=True):
-            r = math.sqrt(target.weight) * (value - jnp.asarray(target.data)) / jnp.asarray(target.sigma)
+            r = (
+                math.sqrt(target.weight)
+                * (value - jnp.asarray(target.data))
+                / jnp.asarray(target.sigma)
+            )
             if use is not None:
                 r = r * use.reshape((-1,) + (1,) * (r.ndim - 1))
             out.append(r.ravel())

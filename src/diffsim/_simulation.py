@@ -20,11 +20,12 @@ class RESULTS(eqx.Enumeration):
 
     successful = ""
     nonfinite = (
-        "a non-finite number appeared; reduce the time step, or start from atoms that do not overlap"
+        "a non-finite number appeared; reduce the time step, or start from atoms that do not "
+        "overlap"
     )
     unstable = (
-        "the motion blew up (a particle crossed a tenth of the cutoff in one step); reduce the time "
-        "step, or start from atoms that do not overlap"
+        "the motion blew up (a particle crossed a tenth of the cutoff in one step); reduce the "
+        "time step, or start from atoms that do not overlap"
     )
     neighbour_overflow = (
         "the neighbour list overflowed; enlarge it with simulation.enlarge(state), or run through "
@@ -37,10 +38,12 @@ RESULT_NAMES = ("successful", "nonfinite", "unstable", "neighbour_overflow", "cf
 
 
 class AbstractSimulation(eqx.Module):
-    """x_{t+1} = step(θ, x_t): a map from a state to the next, with parameters θ as an explicit tree.
+    """x_{t+1} = step(θ, x_t): a map from a state to the next, with parameters θ as an explicit
+    tree.
 
     A subclass gives `init`, `step` and `observe`, all pure and differentiable in `params` and
-    `state` in both modes. States are floating-point pytrees whose structure and shapes `step` keeps.
+    `state` in both modes. States are floating-point pytrees whose structure and shapes `step`
+    keeps.
     """
 
     @abstractmethod
@@ -89,7 +92,8 @@ class AbstractSimulation(eqx.Module):
         return state
 
     def pullback(self, params: Params, state: State, cotangent: State) -> tuple[Params, State]:
-        """(∂step/∂θ)ᵀ λ and (∂step/∂x)ᵀ λ at `state`; backends override it where they can be faster.
+        """(∂step/∂θ)ᵀ λ and (∂step/∂x)ᵀ λ at `state`; backends override it where they can be
+        faster.
 
         `cotangent` has the inexact leaves of a state (None elsewhere), and so have the results.
         """

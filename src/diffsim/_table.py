@@ -1,4 +1,4 @@
-"""Measured data from a CSV file: numeric columns under a line of names."""
+"""Measured data from files: columns of a CSV table, arrays of an HDF5 file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ._errors import ConfigError, nearest
+
+LARGEST = 2**32  # bytes that a dataset may claim
 
 
 def column(
@@ -43,6 +45,29 @@ def table(file: str | os.PathLike[str]) -> dict[str, Float[np.ndarray, "rows"]]:
     path = Path(file)
     names, rows = _read(path)
     return {name: _numbers(path, name, i, rows) for i, name in enumerate(names)}
+
+
+def dataset(file: str | os.PathLike[str], name: str) -> Float[np.ndarray, "..."]:
+    """One array of numbers of an HDF5 file: `dataset("reference.h5", "positions")`.
+
+    Raises `ConfigError` where the file or the array is missing, is not numbers, or is stored
+    elsewhere: external files and links are not followed.
+    """
+    import h5py
+
+    if not Path(file).is_file():
+        raise _refuse(Path(file), "does not exist", _neighbour(Path(file)))
+    try:
+        with h5py.File(file, "r") as opened:
+            links = {str(key): opened.get(key, getlink=True) for key in opened}
+            if not isinstance(links.get(name), h5py.HardLink):
+                raise ConfigError("there is no such array", key="name", value=name, allowed=links)
+            values = _numbers_of(opened[name], name)
+    except OSError:
+        raise _refuse(Path(file), "is no HDF5 file") from None
+    if not np.all(np.isfinite(values)):
+        raise ConfigError("holds numbers that are not finite", key="name", value=name)
+    return values
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -83,6 +108,18 @@ def _numbers(path: Path, name: str, index: int, rows: list[tuple[int, list[str]]
             cause = f"line {line}, column {name!r} is no finite number: {row[index][:40]!r}"
             raise _refuse(path, cause)
     return values
+
+
+def _numbers_of(found: object, name: str) -> np.ndarray:
+    import h5py
+
+    refusal = ConfigError("is no plain array of numbers", key="name", value=name)
+    if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
+        raise refusal
+    # What it claims to hold may be far more than the file does.
+    if found.dtype.kind not in "iuf" or found.size * found.dtype.itemsize > LARGEST:
+        raise refusal
+    return np.asarray(found[()], dtype=float)
 
 
 def _neighbour(path: Path) -> str | None:

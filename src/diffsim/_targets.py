@@ -13,11 +13,12 @@ import importlib
 import inspect
 import os
 import re
+import sys
 import types
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ._errors import ConfigError, nearest
 
@@ -74,17 +75,17 @@ def find_target(target: object) -> Callable[..., Any]:
 def construct(target: object, arguments: Mapping[str, Any]) -> Any:
     """`target(**arguments)`; whatever is wrong with the arguments is a `ConfigError`."""
     builder = find_target(target)
-    _check_arguments(builder, arguments)
+    arguments = _checked(builder, arguments)
     try:
         return builder(**arguments)
     except ConfigError:
         raise
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{target} refuses this: {_first_line(error)}") from error
+        raise ConfigError(f"{target} refuses this: {first_line(error)}") from error
     except Exception as error:
         if str(target).startswith("diffsim."):
             raise
-        cause = f"{target} refuses this: {type(error).__name__}: {_first_line(error)}"
+        cause = f"{target} refuses this: {type(error).__name__}: {first_line(error)}"
         raise ConfigError(cause) from error
 
 
@@ -140,32 +141,50 @@ def _refusal(
     )
 
 
-def _check_arguments(builder: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+def _checked(builder: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, if the signature takes them."""
     try:
-        signature = _signature(builder)
+        parameters = inspect.signature(builder).parameters
     except (TypeError, ValueError):
-        return
-    known = {
-        name: p
-        for name, p in signature.parameters.items()
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    }
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        return dict(arguments)
+    usual = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    known = {name: p for name, p in parameters.items() if p.kind in usual}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    hints = _hints(builder)
     for name, value in arguments.items():
         if name in known and value is not known[name].default:
-            _check_plain(name, value, known[name].annotation)
+            _check_plain(name, value, hints.get(name, Any))
         elif name not in known and not open_ended:
             raise ConfigError("unknown key", key=str(name), allowed=tuple(known) or "no key at all")
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in arguments:
             raise ConfigError("must be given", key=name)
+    return {name: _as_asked(value, hints.get(name, Any)) for name, value in arguments.items()}
 
 
-def _signature(builder: Callable[..., Any]) -> inspect.Signature:
+def _as_asked(value: Any, hint: Any) -> Any:
+    """YAML has no tuples, and writes 1 for 1.0: these become what the signature asks for."""
+    each = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    kinds = [get_origin(one) or one for one in each]
+    if isinstance(value, list) and tuple in kinds and list not in kinds:
+        return tuple(value)
+    if type(value) is int and float in kinds and int not in kinds:
+        return float(value)
+    return value
+
+
+def _hints(builder: Callable[..., Any]) -> dict[str, Any]:
+    """The types of the arguments; a number that goes through a converter is one all the same."""
+    module = vars(sys.modules[builder.__module__])
     try:
-        return inspect.signature(builder, eval_str=True)
-    except (NameError, SyntaxError, AttributeError):  # names known to type checkers alone
-        return inspect.signature(builder)
+        if not inspect.isclass(builder):
+            return get_type_hints(builder, module)
+        hints = get_type_hints(vars(builder).get("__init__"), module)
+        fields = get_type_hints(builder)
+    except (NameError, TypeError, SyntaxError, AttributeError):  # names for type checkers alone
+        return {}
+    numbers = {name: kind for name, kind in fields.items() if kind in (float, int)}
+    return {name: numbers.get(name, hint) if hint is Any else hint for name, hint in hints.items()}
 
 
 def _check_plain(name: str, value: Any, hint: Any) -> None:
@@ -174,9 +193,10 @@ def _check_plain(name: str, value: Any, hint: Any) -> None:
         suggestion = None
         if isinstance(value, float) and value.is_integer() and "whole" in _described(hint):
             suggestion = str(int(value))
+        allowed = tuple(map(str, get_args(hint))) if get_origin(hint) is Literal else None
+        cause = f"must be {_described(hint)}" if allowed is None else "no such choice"
         shown = "null" if value is None else value
-        cause = f"must be {_described(hint)}"
-        raise ConfigError(cause, key=name, value=shown, suggestion=suggestion)
+        raise ConfigError(cause, key=name, value=shown, allowed=allowed, suggestion=suggestion)
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -208,7 +228,7 @@ def _described(hint: Any) -> str:
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(_described(each) for each in get_args(hint)))
     if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
+        return " or ".join(map(str, get_args(hint)))
     if hint in (None, type(None)):
         return "null"
     if hint in _KINDS:
@@ -216,6 +236,7 @@ def _described(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint))
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, short."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

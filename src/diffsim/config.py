@@ -174,7 +174,7 @@ def _parsed(overrides: Sequence[str]) -> list[Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     for text in overrides:
-        if not text.isascii() and "\ufffd" in text.encode(errors="replace").decode():
+        if any("\ud800" <= character <= "\udfff" for character in text):
             raise ConfigError(f"{text!r} is not UTF-8", key="command line")
     with hydra_errors(tuple(KEYS)):
         return OverridesParser.create().parse_overrides(list(overrides))
@@ -191,9 +191,8 @@ def _checked(word: Any, known: Mapping[str, list[str]]) -> str:
             names = known.get(key) or None
             raise ConfigError("a choice is a plain name", key=key, value=choice, allowed=names)
         return text
-    # What the files leave out may be set: whether it exists is for the object that is built to say.
-    plain = "." in key and not text.startswith(("+", "~")) and not key.startswith("hydra.")
-    return f"++{text}" if plain else text
+    # What the files leave out may be set: whether it exists is for what is built to say.
+    return text if text.startswith(("+", "~")) or key.startswith("hydra.") else f"++{text}"
 
 
 def _composed(

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import config
-from ._errors import ConfigError, Interrupted, LawBroken, SimulationError, nearest
+from ._errors import ConfigError, nearest
+from ._outcome import FAILED, complain, conduct
 
 if TYPE_CHECKING:
-    from ._experiment import Experiment
     from ._store import RunDirectory
 
 USAGE = """\
@@ -39,7 +38,6 @@ options:
   --version          the version
   -h, --help         this page
 """
-FAILED = 1e30  # the objective of a run that has none: sweepers want a finite number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except ConfigError as error:
-        _complain(error)
+        complain(error)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -63,9 +61,9 @@ def task(job: Any) -> float:
     try:
         with _precision(composed.config["precision"]):
             experiment = config.build(composed.config)
-            objective, code = _conduct(experiment, _create(composed.run_dir, composed.config))
+            objective, code = conduct(experiment, _create(composed.run_dir, composed.config))
     except ConfigError as error:
-        _complain(error)
+        complain(error)
         RunDirectory(composed.run_dir).status("failed", 2, message=str(error))
         return FAILED
     if code > 128:
@@ -78,9 +76,7 @@ def _dispatch(words: list[str]) -> int:
     if options.help:
         _say(_help(options.config_dir))
     elif options.version:
-        import diffsim
-
-        _say(f"diffsim {diffsim.__version__}")
+        _say(f"diffsim {metadata.version('diffsim')}")
     elif options.list:
         listed = config.experiments(options.config_dir)
         width = max(map(len, listed), default=0)
@@ -127,7 +123,7 @@ def _single(options: argparse.Namespace) -> int:
     with _precision(composed.config["precision"]):
         experiment = config.build(composed.config)
         place = composed.run_dir if composed.chosen else _unused(composed.run_dir)
-        return _conduct(experiment, _create(place, composed.config))[1]
+        return conduct(experiment, _create(place, composed.config))[1]
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -143,7 +139,7 @@ def _resume(options: argparse.Namespace) -> int:
         return 0
     with _precision(settings["precision"]):
         experiment = config.build(settings)
-        return _conduct(experiment, directory, resume=_rewound(directory))[1]
+        return conduct(experiment, directory, resume=_rewound(directory))[1]
 
 
 def _rewound(directory: RunDirectory) -> bool:
@@ -200,60 +196,6 @@ def _codes(place: Path) -> list[int]:
     return codes
 
 
-def _conduct(
-    experiment: Experiment, directory: RunDirectory, *, resume: bool = False
-) -> tuple[float, int]:
-    """Run, say how it ended, write the report: the objective and the exit code."""
-    from ._report import Console
-    from ._signals import Signals
-
-    directory.status("running")
-    objective = FAILED
-    try:
-        with Signals() as signals:
-            objective = experiment.run(directory, Console(), resume=resume, poll=signals.check)
-        code, state, facts = 0, "done", {}
-    except ConfigError as error:
-        code, state, facts = 2, "failed", {"message": str(error)}
-    except LawBroken as error:
-        code, state, facts = 4, "law_broken", {"message": str(error), "step": error.step}
-    except SimulationError as error:
-        facts = {"message": str(error), "step": error.step, "advice": error.advice}
-        code, state = 3, "failed"
-    except Interrupted as error:
-        code, state, facts = 128 + error.signum, "interrupted", {"message": str(error)}
-    except Exception as error:
-        traceback.print_exc()
-        code, state, facts = 1, "failed", {"message": f"{type(error).__name__}: {error}"}
-    directory.status(state, code, **facts)
-    if code > 1:
-        _complain(facts["message"])
-    return objective if math.isfinite(objective) else FAILED, _report(directory, code)
-
-
-def _report(directory: RunDirectory, code: int) -> int:
-    """Write the report and print the end of the run. A fault here does not hide an earlier one."""
-    from ._report import Console, with_error, write_report
-
-    try:
-        path = write_report(directory.path)
-    except Exception:
-        traceback.print_exc()
-        return code or 1
-    result = directory.read_result() or {}
-    rows = [
-        (name, with_error(p.get("value"), p.get("stderr"), p.get("unit") or ""))
-        for name, p in (result.get("parameters") or {}).items()
-    ] or [
-        (law.get("name"), "kept" if law.get("ok") else "broken", f"{law.get('worst'):.3g}")
-        for law in result.get("laws") or ()
-    ]
-    console = Console()
-    console.summary(rows)
-    console.say(str(path))
-    return code
-
-
 def _create(place: Path, settings: dict[str, Any]) -> RunDirectory:
     from ._store import RunDirectory
 
@@ -289,11 +231,6 @@ def _precision(precision: str) -> Iterator[None]:
 
 def _say(text: str) -> None:
     print(text, flush=True)
-
-
-def _complain(error: object) -> None:
-    line = " ".join(str(error).split())
-    print(f"diffsim: {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

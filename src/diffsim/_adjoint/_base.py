@@ -51,15 +51,22 @@ class Trajectory(eqx.Module):
 class AbstractAdjoint(eqx.Module):
     """A strategy: runs the time loop in a way that fixes how its gradient is computed.
 
-    `modes` are the differentiation modes it supports; optimisers ask for the one they need.
+    `modes` are the differentiation modes it supports, of which optimisers ask for the one they
+    need; `needs` is what a simulation must be; `why` is its sentence in reports.
     """
 
     modes: ClassVar[tuple[str, ...]]
     needs: ClassVar[type[AbstractSimulation]]
+    why: ClassVar[str]
 
     @abstractmethod
     def loop(
-        self, sim: AbstractSimulation, params: Params, state: State, plan: SavePlan, observe: Observe
+        self,
+        sim: AbstractSimulation,
+        params: Params,
+        state: State,
+        plan: SavePlan,
+        observe: Observe,
     ) -> Trajectory:
         """Run `plan` from `state`, observing after every block."""
 
@@ -75,10 +82,6 @@ class AbstractAdjoint(eqx.Module):
             allowed=fitting,
             suggestion=fitting[0],
         )
-
-    def why(self) -> str:
-        """One sentence for the report: what this strategy does and what it costs."""
-        return (type(self).__doc__ or "").strip().splitlines()[0]
 
 
 def known_adjoints() -> list[type[AbstractAdjoint]]:
@@ -134,4 +137,3 @@ def add(a: PyTree, b: PyTree) -> PyTree:
         return y if x is None else x if y is None else x + y
 
     return jax.tree.map(one, a, b, is_leaf=lambda x: x is None)
-

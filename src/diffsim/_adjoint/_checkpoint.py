@@ -35,6 +35,7 @@ class RecursiveCheckpoint(AbstractAdjoint):
     checkpoints: int | None = eqx.field(static=True, default=None)
 
     modes: ClassVar[tuple[str, ...]] = ("reverse",)
+    why: ClassVar[str] = "few states are kept, the others recomputed on the way back"
     needs: ClassVar[type[AbstractSimulation]] = AbstractSimulation
 
     def __check_init__(self):
@@ -42,7 +43,12 @@ class RecursiveCheckpoint(AbstractAdjoint):
             raise ConfigError("must be at least 1", key="checkpoints", value=self.checkpoints)
 
     def loop(
-        self, sim: AbstractSimulation, params: Params, state: State, plan: SavePlan, observe: Observe
+        self,
+        sim: AbstractSimulation,
+        params: Params,
+        state: State,
+        plan: SavePlan,
+        observe: Observe,
     ) -> Trajectory:
         slots = min(self.checkpoints or enough_checkpoints(plan.steps), plan.steps)
         run = eqx.filter_custom_vjp(_forward)

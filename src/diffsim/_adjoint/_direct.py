@@ -18,10 +18,16 @@ class Direct(AbstractAdjoint):
     """
 
     modes: ClassVar[tuple[str, ...]] = ("forward", "reverse")
+    why: ClassVar[str] = "autodiff through every step, all of them kept"
     needs: ClassVar[type[AbstractSimulation]] = AbstractSimulation
 
     def loop(
-        self, sim: AbstractSimulation, params: Params, state: State, plan: SavePlan, observe: Observe
+        self,
+        sim: AbstractSimulation,
+        params: Params,
+        state: State,
+        plan: SavePlan,
+        observe: Observe,
     ) -> Trajectory:
         state, health, observed = march_blocks(
             sim, params, state, plan, lambda state: observe(sim, params, state)

@@ -22,17 +22,23 @@ class Reversible(AbstractAdjoint):
     dynamics one forward-over-reverse pass. If the way back does not end on the very start, the
     gradient is NaN rather than wrong.
 
-    **When:** long trajectories of reversible integrators. **Costs:** about the time of three to four
-    forward runs; memory O(1) in the number of steps (plus what is saved). **Cannot:** forward mode,
-    second derivatives, thermostats that destroy information, gradients in arrays that the
+    **When:** long trajectories of reversible integrators. **Costs:** about the time of three to
+    four forward runs; memory O(1) in the number of steps (plus what is saved). **Cannot:** forward
+    mode, second derivatives, thermostats that destroy information, gradients in arrays that the
     simulation itself holds (pass them as parameters). Positions must stay within 8e6 length units.
     """
 
     modes: ClassVar[tuple[str, ...]] = ("reverse",)
+    why: ClassVar[str] = "the trajectory is run backwards exactly, nothing is kept"
     needs: ClassVar[type[AbstractSimulation]] = AbstractReversible
 
     def loop(
-        self, sim: AbstractSimulation, params: Params, state: State, plan: SavePlan, observe: Observe
+        self,
+        sim: AbstractSimulation,
+        params: Params,
+        state: State,
+        plan: SavePlan,
+        observe: Observe,
     ) -> Trajectory:
         assert isinstance(sim, AbstractReversible)
         run = eqx.filter_custom_vjp(_forward)
@@ -124,4 +130,3 @@ def _filled(ct_observed, seen, carry, params, sim, plan):
         {name: ct_observed[name] for name in inexact_shapes},
         is_leaf=lambda x: x is None,
     )
-

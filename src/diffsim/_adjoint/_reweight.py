@@ -30,7 +30,8 @@ class Reweight(AbstractAdjoint):
 
     Each saved observable comes back as n w_i A_i, so that the mean of any is its reweighted
     average. At θ₀ values are unchanged, and the gradient of a loss over means is the fluctuation
-    formula d⟨A⟩ = ⟨dA⟩ - (⟨A du⟩ - ⟨A⟩⟨du⟩) (Norgaard et al. 2008, doi:10.1529/biophysj.107.108241).
+    formula d⟨A⟩ = ⟨dA⟩ - (⟨A du⟩ - ⟨A⟩⟨du⟩) (Norgaard et al. 2008,
+    doi:10.1529/biophysj.107.108241).
 
     **When:** averages at equilibrium. Immune to chaos, in both modes. **Costs:** one trajectory
     without gradient, then one evaluation a sample; memory O(samples). **Cannot:** see a gradient of
@@ -44,10 +45,19 @@ class Reweight(AbstractAdjoint):
     samples: Samples | None = None
 
     modes: ClassVar[tuple[str, ...]] = ("forward", "reverse")
+    why: ClassVar[str] = (
+        "averages need no gradient of a trajectory: saved samples are reweighted, and chaos does "
+        "not reach that"
+    )
     needs: ClassVar[type[AbstractSimulation]] = AbstractEquilibrium
 
     def loop(
-        self, sim: AbstractSimulation, params: Params, state: State, plan: SavePlan, observe: Observe
+        self,
+        sim: AbstractSimulation,
+        params: Params,
+        state: State,
+        plan: SavePlan,
+        observe: Observe,
     ) -> Trajectory:
         assert isinstance(sim, AbstractEquilibrium)
         if self.samples is None:
@@ -74,7 +84,8 @@ class Reweight(AbstractAdjoint):
 def draw(
     sim: AbstractEquilibrium, params: Params, state: State, plan: SavePlan
 ) -> tuple[State, Health, Samples]:
-    """Sample at `params`, outside of every gradient: the saved states with their reduced energies."""
+    """Sample at `params`, outside of every gradient: the saved states with their reduced
+    energies."""
     params, state = jax.lax.stop_gradient((params, state))
 
     def see(state: State) -> tuple[PyTree, Array]:

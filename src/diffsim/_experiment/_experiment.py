@@ -84,17 +84,23 @@ class Experiment:
         batch = self.problem.batch
         for row in self.held_out:
             if not 0 <= row < batch:
-                raise ConfigError("no such condition", key="held_out", value=row,
-                                  allowed=f"0 to {batch - 1}")
+                raise ConfigError(
+                    "no such condition", key="held_out", value=row, allowed=f"0 to {batch - 1}"
+                )
         if len(self.held_out) >= batch:
             raise ConfigError("leaves no condition to fit", key="held_out")
         if self.condition is not None and not 0 <= self.condition < batch:
-            raise ConfigError("no such condition", key="frames.condition", value=self.condition,
-                              allowed=f"0 to {batch - 1}")
+            raise ConfigError(
+                "no such condition",
+                key="frames.condition",
+                value=self.condition,
+                allowed=f"0 to {batch - 1}",
+            )
         for key, values in self.columns.items():
             if len(values) != batch:
-                raise ConfigError(f"has {len(values)} rows for {batch} conditions",
-                                  key=f"columns.{key}")
+                raise ConfigError(
+                    f"has {len(values)} rows for {batch} conditions", key=f"columns.{key}"
+                )
         if self.fit is not None and not self.problem.targets:
             raise ConfigError("a fit needs at least one target", key="targets")
         if self.fit is not None and not self.problem.free:
@@ -136,8 +142,14 @@ class Experiment:
         adjoint.check(self.simulation)
         return other
 
-    def run(self, directory: RunDirectory, console: Console, *, resume: bool = False,
-            poll: Any = lambda: None) -> float:
+    def run(
+        self,
+        directory: RunDirectory,
+        console: Console,
+        *,
+        resume: bool = False,
+        poll: Any = lambda: None,
+    ) -> float:
         """Run into `directory` and write its result.json; returns the objective.
 
         **Raises** `SimulationError`, `LawBroken` or `Interrupted`, with what was reached so far on
@@ -172,8 +184,9 @@ class Experiment:
             "loss": pieces.get("loss"),
             "validation": pieces.get("validation"),
             "laws": pieces.get("laws", []),
-            "adjoint": pieces.get("adjoint", {"name": None, "why": "no gradient was taken",
-                                              "temp_bytes": None}),
+            "adjoint": pieces.get(
+                "adjoint", {"name": None, "why": "no gradient was taken", "temp_bytes": None}
+            ),
             "timing": {
                 "compile_s": pieces["compile_s"],
                 "iteration_s": pieces["iteration_s"],
@@ -190,8 +203,15 @@ class Experiment:
             if name in parameters:
                 value = parameters[name]["value"]
                 ok = abs(value - goal["value"]) <= goal["tolerance"]
-                rows.append({"name": name, "value": value, "expected": goal["value"],
-                             "tolerance": goal["tolerance"], "ok": bool(ok)})
+                rows.append(
+                    {
+                        "name": name,
+                        "value": value,
+                        "expected": goal["value"],
+                        "tolerance": goal["tolerance"],
+                        "ok": bool(ok),
+                    }
+                )
         return rows
 
 

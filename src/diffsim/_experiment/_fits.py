@@ -68,7 +68,7 @@ class AbstractFitTask(eqx.Module):
             "validation": validation,
             "adjoint": {
                 "name": type(experiment.adjoint).__name__,
-                "why": experiment.adjoint.why(),
+                "why": experiment.adjoint.why,
                 "temp_bytes": result.cost.temp_bytes,
             },
             "compile_s": result.cost.compile_s + sampling,
@@ -143,8 +143,8 @@ class _Watch:
 
     def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
         self.session.poll()
-        if event == "sampling":
-            self._sampling(facts)
+        if event in ("equilibration", "sampling"):
+            self._progress(event, facts)
             return
         self.close()
         if event == "compiling":
@@ -154,9 +154,8 @@ class _Watch:
         elif event == "iteration":
             self._iteration(facts)
 
-    def _sampling(self, facts: Mapping[str, Any]) -> None:
+    def _progress(self, what: str, facts: Mapping[str, Any]) -> None:
         if self.progress is None:
-            what = "equilibrating" if facts["equilibration"] else "sampling"
             self.manager = self.session.console.progress(int(facts["of"]), what)
             self.progress = self.manager.__enter__()
         if facts["steps"]:
@@ -292,7 +291,9 @@ def _kept(experiment: Experiment, session: Session, result: FitResult) -> dict[s
             "velocities": np.asarray(states.velocities[c]),
         }
     observables = {
-        t.observable: np.moveaxis(np.asarray(result.prediction.solution.observables[t.observable]), 0, 1)
+        t.observable: np.moveaxis(
+            np.asarray(result.prediction.solution.observables[t.observable]), 0, 1
+        )
         for t in experiment.problem.targets
     }
     with open_trajectory(experiment, session, first) as writer:
@@ -313,4 +314,3 @@ def _rdf(experiment: Experiment, result: FitResult) -> dict[str, Any]:
     table = rdf_table(experiment, np.asarray(observer.centres()), list(np.asarray(curves)))
     table["curves"] = [table["curves"][i] for i in chosen]
     return {"rdf": table}
-

@@ -33,7 +33,9 @@ def simulate(experiment: Experiment, session: Session) -> dict[str, Any]:
     states, done, kept = _begin(experiment, session, params)
     available = available_observables(simulation, params, states)
     names = tuple(name for name in available if name not in PARTICLES)
-    writer = open_trajectory(experiment, session, states, resume_at=done if session.resume else None)
+    writer = open_trajectory(
+        experiment, session, states, resume_at=done if session.resume else None
+    )
     began, first = time.perf_counter(), None
     good = (states, done, kept)
     with writer, session.console.progress(plan.steps, experiment.name) as progress:
@@ -71,7 +73,10 @@ def simulate(experiment: Experiment, session: Session) -> dict[str, Any]:
     return {
         "states": good[0],
         "laws": kept["ledger"].rows() if kept else [],
-        "measured": {"observables": averages(experiment, session, names), **_rdf(experiment, session)},
+        "measured": {
+            "observables": averages(experiment, session, names),
+            **_rdf(experiment, session),
+        },
         "iteration_s": seconds / max(1, plan.steps - done),
         "compile_s": first or 0.0,
     }
@@ -89,8 +94,14 @@ def equilibrated(experiment: Experiment, session: Session, params: PyTree) -> Py
     if steps:
         with session.console.progress(steps, "equilibration") as progress:
             stride = max(d for d in range(1, min(steps, experiment.chunk) + 1) if steps % d == 0)
-            for chunk in drive(problem.simulation, params, states, steps=steps, save_every=stride,
-                               chunk=experiment.chunk):
+            for chunk in drive(
+                problem.simulation,
+                params,
+                states,
+                steps=steps,
+                save_every=stride,
+                chunk=experiment.chunk,
+            ):
                 states = chunk.check().state
                 progress.update(chunk.steps)
                 session.poll()
@@ -206,7 +217,8 @@ def _log(session: Session, chunk: Chunk, steps: int, seconds: float) -> None:
 
 
 def averages(experiment: Experiment, session: Session, names: tuple[str, ...]) -> dict[str, Any]:
-    """Mean, blocked standard error and correlation time of each scalar observable, from the file."""
+    """Mean, blocked standard error and correlation time of each scalar observable, from the
+    file."""
     recorded = read_trajectory(session.directory.trajectory, particles=False).observables
     units = experiment.simulation.units()
     table = {}
@@ -241,5 +253,5 @@ def rdf_table(experiment: Experiment, r: np.ndarray, curves: list[np.ndarray]) -
     """measured.rdf of result.json."""
     labels = experiment.labels or [f"condition {i}" for i in range(len(curves))]
     unit = experiment.simulation.units().get("positions", "1")
-    shown = [{"label": l, "g": g.tolist()} for l, g in zip(labels, curves, strict=False)]
+    shown = [{"label": label, "g": g.tolist()} for label, g in zip(labels, curves, strict=False)]
     return {"r": r.tolist(), "r_unit": unit, "curves": shown}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -25,7 +25,9 @@ class AbstractStudy(eqx.Module):
     """Adds to `measured` of result.json what further runs of the same experiment show."""
 
     @abstractmethod
-    def run(self, experiment: Experiment, session: Session, pieces: dict[str, Any]) -> dict[str, Any]:
+    def run(
+        self, experiment: Experiment, session: Session, pieces: dict[str, Any]
+    ) -> dict[str, Any]:
         """The keys to add; `pieces` is what the run has made so far."""
 
 
@@ -41,7 +43,9 @@ class StepSizeStudy(AbstractStudy):
         if len(self.dts) < 2 or any(not dt > 0 for dt in self.dts):
             raise ConfigError("needs at least two positive time steps", key="dts", value=self.dts)
 
-    def run(self, experiment: Experiment, session: Session, pieces: dict[str, Any]) -> dict[str, Any]:
+    def run(
+        self, experiment: Experiment, session: Session, pieces: dict[str, Any]
+    ) -> dict[str, Any]:
         problem = experiment.problem
         params = problem.params(problem.initial())
         # from the end of the run: equilibrium, the same start for all
@@ -52,8 +56,15 @@ class StepSizeStudy(AbstractStudy):
             steps = max(1, round(self.time / dt / self.save_every)) * self.save_every
             energies = []
             with session.console.progress(steps, f"dt = {dt:g}") as progress:
-                for chunk in drive(simulation, params, start, steps=steps, chunk=experiment.chunk,
-                                   save_every=self.save_every, view=View(("total_energy",))):
+                for chunk in drive(
+                    simulation,
+                    params,
+                    start,
+                    steps=steps,
+                    chunk=experiment.chunk,
+                    save_every=self.save_every,
+                    view=View(("total_energy",)),
+                ):
                     energies.append(np.asarray(chunk.check().seen["observables"]["total_energy"]))
                     progress.update(chunk.steps)
                     session.poll()
@@ -66,7 +77,7 @@ class StepSizeStudy(AbstractStudy):
                 "dt_unit": system.unit_of("time") if system else "1",
                 "std_total_energy": scatter,
                 "energy_unit": units.get("total_energy", "1"),
-                "ratio": [a / b for a, b in zip(scatter, scatter[1:], strict=False)],
+                "ratio": [a / b for a, b in itertools.pairwise(scatter)],
             }
         }
 
@@ -76,7 +87,9 @@ class AdjointStudy(AbstractStudy):
 
     adjoints: tuple[AbstractAdjoint, ...] = eqx.field(converter=tuple)
 
-    def run(self, experiment: Experiment, session: Session, pieces: dict[str, Any]) -> dict[str, Any]:
+    def run(
+        self, experiment: Experiment, session: Session, pieces: dict[str, Any]
+    ) -> dict[str, Any]:
         rows = [self._row(experiment.adjoint, pieces["fit"])]
         names = {type(experiment.adjoint)}
         for adjoint in self.adjoints:
@@ -97,7 +110,7 @@ class AdjointStudy(AbstractStudy):
         table = result.evaluator.unravel(gradient)
         return {
             "name": type(adjoint).__name__,
-            "why": adjoint.why(),
+            "why": adjoint.why,
             "loss": result.loss,
             "parameters": {k: float(v) for k, v in result.values.items() if np.size(v) == 1},
             "gradient": {k: float(v) for k, v in table.items() if np.size(v) == 1},
@@ -105,4 +118,3 @@ class AdjointStudy(AbstractStudy):
             "compile_s": result.cost.compile_s,
             "temp_bytes": result.cost.temp_bytes,
         }
-

@@ -24,8 +24,8 @@ from .._solve import check_health
 from ._result import Cost
 
 Watch = Callable[[str, dict[str, Any]], None]
-"""Called with an event ("compiling", "compiled", "sampling", "iteration") and its facts; may raise
-to end a fit between two chunks."""
+"""Called with an event ("compiling", "compiled", "equilibration", "sampling", "iteration") and its
+facts; may raise to end a fit between two chunks."""
 
 ESS_LEAST = 0.3  # the smallest effective fraction at which samples still serve
 
@@ -63,7 +63,8 @@ Evaluation = tuple[Array, Array, Prediction]
 
 
 def residuals_and_jacobian(z: Array, unravel: Callable[[Array], Any], run: Run) -> Evaluation:
-    """r, ∂r/∂z (residuals, parameters) and the prediction; forward mode where the adjoint has it."""
+    """r, ∂r/∂z (residuals, parameters) and the prediction; forward mode where the adjoint has
+    it."""
     fn = lambda z: run.residuals(unravel(z))  # noqa: E731
     if "forward" in run.adjoint.modes:
         value, push, prediction = jax.linearize(fn, z, has_aux=True)
@@ -134,42 +135,45 @@ class Evaluator:
         """Equilibrate at z from where the states are, then draw the schedule's samples."""
         problem, params = self.problem, self.problem.params(self.unravel(z))
         plan = self.schedule.plan(problem.simulation.time_step())
-        self._advance(params, problem.equilibration, problem.equilibration or 1, None)
-        kept = self._advance(params, plan.steps, plan.stride, View(samples=True))
+        self._advance(
+            params, _whole(problem.equilibration, plan.stride), plan.stride, "equilibration"
+        )
+        kept = self._advance(params, plan.steps, plan.stride, "sampling")
         join = lambda *parts: jnp.concatenate(parts, axis=1)  # noqa: E731
         self.samples = Samples(
             jax.tree.map(join, *(seen["states"] for seen in kept)),
             jnp.concatenate([seen["u"] for seen in kept], axis=1),
         )
 
-    def _advance(self, params: PyTree, steps: int, save_every: int, view: View | None) -> list[Any]:
+    def _advance(self, params: PyTree, steps: int, save_every: int, what: str) -> list[Any]:
+        """Move the states on; equilibration sees what sampling sees, so that it compiles
+        nothing."""
         kept = []
-        if steps == 0:
-            return kept
-        chunk = self.chunk
-        if view is None:  # equilibration: the stretch between looks is the save
-            save_every = _divisor(steps, chunk or steps)
-        facts = {"of": steps, "equilibration": view is None}
-        self.watch("sampling", {"steps": 0, **facts})
+        self.watch(what, {"steps": 0, "of": steps})
         for piece in drive(
             self.problem.simulation,
             params,
             self.states,
             steps=steps,
             save_every=save_every,
-            chunk=chunk,
-            view=view,
+            chunk=self.chunk,
+            view=View(samples=True),
         ):
             piece.check()
             self.states = piece.state
-            kept.append(piece.seen)
-            self.watch("sampling", {"steps": piece.steps, **facts})
+            if what == "sampling":
+                kept.append(piece.seen)
+            self.watch(what, {"steps": piece.steps, "of": steps})
         return kept
 
-    def _call(self, z: Array, use: Array) -> Evaluation:
+    def run(self, use: Array, z: Array) -> Run:
+        """What an evaluation at z is made of."""
         adjoint = Reweight(self.samples) if self.sampled else self.adjoint
         problem = dataclasses.replace(self.problem, schedule=self.schedule)
-        arguments = (z, Run(problem, adjoint, self.states, jnp.asarray(use, z.dtype)))
+        return Run(problem, adjoint, self.states, jnp.asarray(use, z.dtype))
+
+    def _call(self, z: Array, use: Array) -> Evaluation:
+        arguments = (z, self.run(use, z))
         dynamic, static = eqx.partition(arguments, eqx.is_array)
         shape = jax.tree.map(lambda x: (x.shape, str(x.dtype)), dynamic)
         signature = str(shape)
@@ -209,7 +213,9 @@ class Evaluator:
         if not self.sampled:
             return []
         out = []
-        for target, series in zip(self.problem.targets, self.problem.series(prediction), strict=True):
+        for target, series in zip(
+            self.problem.targets, self.problem.series(prediction), strict=True
+        ):
             sigma = np.broadcast_to(np.asarray(target.sigma), np.shape(series[:, 0]))
             deviation = series - series.mean(axis=1, keepdims=True)
             out.append(deviation / sigma[:, None] * math.sqrt(target.weight))
@@ -220,5 +226,6 @@ class Evaluator:
         self.schedule, self.samples = schedule, None
 
 
-def _divisor(steps: int, most: int) -> int:
-    return max(d for d in range(1, min(steps, most) + 1) if steps % d == 0)
+def _whole(steps: int, stride: int) -> int:
+    """`steps` rounded up to whole strides."""
+    return -(-steps // stride) * stride

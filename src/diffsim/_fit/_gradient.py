@@ -6,17 +6,36 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from .._adjoint import AbstractAdjoint, Direct
 from .._errors import ConfigError
 from .._problem import Problem
-from ._evaluate import Evaluator, Watch, loss_and_gradient, silent
+from ._evaluate import Evaluator, Run, Watch, loss_and_gradient, silent
 from ._result import FitResult, scalar
+
+
+@eqx.filter_jit
+def _update(
+    transform: Any, unravel: Any, run: Run, z: Array, state: Any, loss: Array, gradient: Array
+) -> tuple[Array, Any]:
+    """One step of the optimiser; a line search evaluates the loss inside."""
+    updates, state = transform.update(
+        gradient, state, z, value=loss, grad=gradient, value_fn=lambda z: run.loss(unravel(z))[0]
+    )
+    return _strong((z + updates, state))
+
+
+def _strong(tree: Any) -> Any:
+    """Without weak types, which would compile the same step anew as they come and go."""
+    return jax.tree.map(
+        lambda x: jax.lax.convert_element_type(x, x.dtype) if eqx.is_array(x) else x, tree
+    )
 
 
 def fit(
@@ -50,14 +69,11 @@ def fit(
     mask = np.ones(problem.batch) if use is None else np.asarray(use, dtype=float)
     evaluator = Evaluator(problem, adjoint, key, loss_and_gradient, watch, chunk)
     transform = optax.with_extra_args_support(optimiser)
-    z = evaluator.start
-    state = transform.init(z)
+    z = _strong(evaluator.start)
+    state = _strong(transform.init(z))
     history: list[dict[str, Any]] = []
     best: tuple[float, Any, Any] | None = None
     converged = False
-
-    def value_at(z: Any) -> Any:
-        return evaluator.at(z, mask)[0]
 
     for iteration in range(steps):
         began = time.perf_counter()
@@ -79,10 +95,8 @@ def fit(
         if norm <= tol:
             converged = True
             break
-        updates, state = transform.update(
-            gradient, state, z, value=loss, grad=gradient, value_fn=value_at
-        )
-        z = optax.apply_updates(z, updates)
+        run = evaluator.run(mask, z)
+        z, state = _update(transform, evaluator.unravel, run, z, state, *_strong((loss, gradient)))
     assert best is not None
     theta = evaluator.unravel(best[1])
     return FitResult(

@@ -55,7 +55,8 @@ def least_squares(
     watch: Watch = silent,
     former: FitResult | None = None,
 ) -> FitResult:
-    """min_θ ½ ‖r(θ)‖² by (JᵀJ + λ diag JᵀJ) δ = -Jᵀr, J exact (Marquardt 1963, doi:10.1137/0111030).
+    """min_θ ½ ‖r(θ)‖² by (JᵀJ + λ diag JᵀJ) δ = -Jᵀr, J exact (Marquardt 1963,
+    doi:10.1137/0111030).
 
     With `Reweight` the residuals are averages over samples, reused while their effective fraction
     allows and drawn again, from where the states are, when not. A tenth (`explore`) of the schedule
@@ -97,10 +98,10 @@ def least_squares(
 
 
 def _shortened(schedule: Schedule, share: float) -> Schedule:
-    """The same stride for a share of the steps, at least 20 saves where there are as many."""
+    """As many saves in a share of the steps: what is compiled for one serves the other."""
     plan = schedule.plan(None)
-    blocks = min(plan.blocks, max(20, round(plan.blocks * share)))
-    return Schedule(steps=plan.stride * blocks, save_every=plan.stride)
+    stride = max(1, round(plan.stride * share))
+    return Schedule(steps=stride * plan.blocks, save_every=stride)
 
 
 class _Fit:

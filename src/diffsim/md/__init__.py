@@ -1,5 +1,6 @@
 """Molecular dynamics: ensembles, potentials, units, initial structures, observables."""
 
+from ._conditions import state_points as state_points
 from ._lennard_jones import LennardJones as LennardJones
 from ._nve import NVE as NVE
 from ._nvt import NVT as NVT
@@ -20,4 +21,3 @@ from ._units import METAL as METAL
 from ._units import REAL as REAL
 from ._units import UnitSystem as UnitSystem
 from ._units import unit_system as unit_system
-from ._conditions import state_points as state_points

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._errors import ConfigError
+from .._errors import ConfigError, SimulationError
 from .._simulation import RESULTS, AbstractSimulation
 from ._potential import AbstractPotential
 from ._rdf import RadialDistribution
@@ -30,6 +30,8 @@ OBSERVABLE_QUANTITIES = {
     "positions": "length",
     "velocities": "velocity",
 }
+
+OVERLAP = 1e-6  # of the shortest edge: closer than this, two atoms are at one place
 
 
 class AbstractDynamics(AbstractSimulation):
@@ -54,6 +56,9 @@ class AbstractDynamics(AbstractSimulation):
     def time_step(self) -> float | None:
         return self.dt
 
+    def traceable_init(self) -> bool:
+        return not self.potential.allocates
+
     def units(self) -> dict[str, str]:
         names = {k: self.unit_system.unit_of(q) for k, q in OBSERVABLE_QUANTITIES.items()}
         names |= {o.name: o.unit for o in self.extra}
@@ -77,6 +82,7 @@ class AbstractDynamics(AbstractSimulation):
         for key in ("temperature", "masses"):
             if conditions.get(key) is not None and np.any(np.asarray(conditions[key]) <= 0):
                 raise ConfigError("must be positive", key=key)
+        _check_overlap(np.asarray(positions), np.asarray(box))
 
     def _start(
         self,
@@ -116,8 +122,12 @@ class AbstractDynamics(AbstractSimulation):
     def prepare(self, params: PyTree, state: State) -> State:
         neighbours = self.potential.update(state.neighbours, state.positions, state.box)
         forces = self.potential.forces(params, state.positions, state.box, neighbours)
-        return eqx.tree_at(lambda s: (s.forces, s.neighbours), state, (forces, neighbours),
-                           is_leaf=lambda x: x is None)
+        return eqx.tree_at(
+            lambda s: (s.forces, s.neighbours),
+            state,
+            (forces, neighbours),
+            is_leaf=lambda x: x is None,
+        )
 
     def moved(self, params: PyTree, state: State, positions: Array) -> tuple[Array, Any]:
         """Forces at new positions, with the neighbour structure brought up to date."""
@@ -157,8 +167,34 @@ class AbstractDynamics(AbstractSimulation):
         return RESULTS.where(overflow, RESULTS.neighbour_overflow, result)
 
     def enlarge(self, params: PyTree, state: State) -> State:
-        neighbours = self.potential.allocate(params, state.positions, state.box)
-        return eqx.tree_at(lambda s: s.neighbours, state, neighbours, is_leaf=lambda x: x is None)
+        old = state.neighbours
+        if old is None:
+            return state
+        neighbours = self.potential.allocate(params, state.positions, state.box, old)
+        forces = state.forces
+        if bool(self.potential.overflowed(old)):  # they are NaN
+            forces = self.potential.forces(params, state.positions, state.box, neighbours)
+        return eqx.tree_at(lambda s: (s.neighbours, s.forces), state, (neighbours, forces))
+
+
+def _check_overlap(positions: np.ndarray, box: np.ndarray) -> None:
+    """Atoms at one place drop their pair in silence: refuse them; (..., atoms, 3) and (..., 3)."""
+    from scipy.spatial import cKDTree
+
+    edges = np.broadcast_to(box, (*positions.shape[:-2], 3)).reshape(-1, 3).astype(float)
+    for member, x in enumerate(positions.reshape(-1, *positions.shape[-2:]).astype(float)):
+        length = edges[member]
+        inside = x - length * np.floor(x / length)
+        tree = cKDTree(np.where(inside < length, inside, 0), boxsize=length)
+        pairs = tree.query_pairs(OVERLAP * float(np.min(length)), output_type="ndarray")
+        if len(pairs):
+            i, j = min(map(tuple, pairs.tolist()))
+            which = f" in member {member} of the batch" if len(edges) > 1 else ""
+            raise SimulationError(
+                f"atoms {i} and {j} overlap{which}",
+                step=0,
+                advice="move them apart, or remove one of them",
+            )
 
 
 def checked_dt(dt: Any) -> float:

@@ -12,28 +12,44 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._errors import ConfigError
+from ._list_pairs import list_forces, list_pullback, list_sums
+from ._neighbours import Neighbours, list_functions, make
 from ._pairs import pair_forces, pair_pullback, pair_sums
 from ._potential import AbstractPotential, Box, Positions, Thermo
 
 TRUNCATIONS = ("cut", "shift", "force_shift", "switch")
 PRECISIONS = ("state", "mixed")
+PATHS = ("auto", "dense", "list")
+
+# A listed pair costs about as much as this many of the dense path, rebuilds and empty slots
+# included.
+LISTED_PAIR = 12
+# Atoms under which "auto" stays with all pairs, whatever the box: lists have costs of their own.
+FEWEST_LISTED = 500
+SPARE = 4  # slots of each atom for neighbours to come: in a gas it may start with none
 
 
 class LennardJones(AbstractPotential):
     """φ(r) = 4ε[(σ/r)¹² - (σ/r)⁶] up to a cutoff, in a periodic box, minimum image.
 
-    params: `{"epsilon": ε [energy], "sigma": σ [length]}`, scalars. positions: (atoms, 3), box: (3,)
-    [length]. `cutoff` is an absolute length, at most half the shortest edge, fixed while ε and σ
-    are fitted.
+    params: `{"epsilon": ε [energy], "sigma": σ [length]}`, scalars. positions: (atoms, 3), box:
+    (3,) [length]. `cutoff` is an absolute length, at most half the shortest edge, fixed while ε
+    and σ are fitted.
 
     `truncation`: "cut" leaves U as it is inside the cutoff (its forces sample the shifted energy,
     which is what `driving_energy` and the total energy report); "shift" subtracts φ(rc);
     "force_shift" makes force and energy vanish at rc; "switch" multiplies φ beyond `onset` (default
-    0.8 rc) by S = 1 - x³(10 - 15x + 6x²), x = (r² - onset²)/(rc² - onset²): forces have a continuous
-    derivative, which long NVE runs and gradients through them want.
+    0.8 rc) by S = 1 - x³(10 - 15x + 6x²), x = (r² - onset²)/(rc² - onset²): forces have a
+    continuous derivative, which long NVE runs and gradients through them want.
     `tail=True` adds what a uniform fluid contributes beyond: for "cut" and "shift"
     U_tail = (8/3)πNρεσ³[(σ/rc)⁹/3 - (σ/rc)³], W_tail = 16πNρεσ³[(2/3)(σ/rc)⁹ - (σ/rc)³]; for
     "switch" the same integrals with the switched part put back.
+
+    `path`: "dense" walks all pairs; "list" keeps a neighbour list, built anew when an atom has
+    moved by half of `skin` (default 0.12 rc); "auto" takes the list for large boxes: where the
+    sphere of radius rc + skin holds under a twelfth of the atoms. Both give the same numbers, but
+    for the last digits. `init` chooses; inside jit or vmap, where positions are not known, it
+    takes all pairs, as do `energy`, `forces` and `virial` of bare positions.
 
     `precision`: "state" computes pairs in the precision of the positions; "mixed" in float32, with
     energies summed and states kept in the precision of the positions.
@@ -50,13 +66,18 @@ class LennardJones(AbstractPotential):
     tail: bool = eqx.field(static=True, default=False)
     onset: float | None = eqx.field(static=True, default=None, kw_only=True)
     precision: Literal["state", "mixed"] = eqx.field(static=True, default="state", kw_only=True)
+    path: Literal["auto", "dense", "list"] = eqx.field(static=True, default="auto", kw_only=True)
+    skin: float | None = eqx.field(static=True, default=None, kw_only=True)
 
     def __check_init__(self):
         if not (math.isfinite(self.cutoff) and self.cutoff > 0):
             raise ConfigError("must be positive and finite", key="cutoff", value=self.cutoff)
-        for key, allowed in (("truncation", TRUNCATIONS), ("precision", PRECISIONS)):
+        tables = (("truncation", TRUNCATIONS), ("precision", PRECISIONS), ("path", PATHS))
+        for key, allowed in tables:
             if getattr(self, key) not in allowed:
-                raise ConfigError(f"unknown {key}", key=key, value=getattr(self, key), allowed=allowed)
+                raise ConfigError(
+                    f"unknown {key}", key=key, value=getattr(self, key), allowed=allowed
+                )
         if self.onset is not None and not 0 < self.onset < self.cutoff:
             raise ConfigError(
                 "must lie between 0 and the cutoff, below it",
@@ -64,6 +85,8 @@ class LennardJones(AbstractPotential):
                 value=self.onset,
                 suggestion=f"{0.8 * self.cutoff:g}",
             )
+        if self.skin is not None and not (math.isfinite(self.skin) and self.skin > 0):
+            raise ConfigError("must be a positive length", key="skin", value=self.skin)
         if self.tail and self.truncation == "force_shift":
             raise ConfigError(
                 "a force-shifted potential has no tail correction: its energies differ from the "
@@ -91,7 +114,9 @@ class LennardJones(AbstractPotential):
                 raise ConfigError("must be positive", key=name, value=float(np.min(params[name])))
         half = float(np.min(box)) / 2
         if not math.isfinite(half) or half <= 0:
-            raise ConfigError("must be positive edge lengths", key="box", value=np.asarray(box).tolist())
+            raise ConfigError(
+                "must be positive edge lengths", key="box", value=np.asarray(box).tolist()
+            )
         if self.cutoff > half * (1 + 1e-12):
             raise ConfigError(
                 f"is over half the box ({half:.6g})",
@@ -187,7 +212,11 @@ class LennardJones(AbstractPotential):
     ) -> Thermo:
         params = {k: jnp.asarray(v, positions.dtype) for k, v in params.items()}
         box = jnp.asarray(box, positions.dtype)
-        sums = pair_sums(self._radial, params, positions, box)
+        if neighbours is None:
+            sums = pair_sums(self._radial, params, positions, box)
+        else:
+            index = neighbours.list.idx
+            sums = neighbours.spoil(list_sums(self._radial, params, positions, box, index))
         if not self.tail:
             return sums
         energy, virial = self.tail_correction(params, positions.shape[0], box)
@@ -212,7 +241,10 @@ class LennardJones(AbstractPotential):
         self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
     ) -> Positions:
         cast = self._cast(params, positions, jnp.asarray(box))
-        return pair_forces(self.force_factor, *cast).astype(positions.dtype)
+        if neighbours is None:
+            return pair_forces(self.force_factor, *cast).astype(positions.dtype)
+        forces = list_forces(self.force_factor, *cast, neighbours.list.idx)
+        return neighbours.spoil(forces.astype(positions.dtype))
 
     def pullback(
         self,
@@ -223,8 +255,43 @@ class LennardJones(AbstractPotential):
         neighbours: Any = None,
     ) -> tuple[PyTree, Positions]:
         cast = self._cast(params, positions, jnp.asarray(box))
-        ct_params, ct_positions = pair_pullback(
-            self.force_factor, *cast, cotangent.astype(cast[1].dtype)
+        w = cotangent.astype(cast[1].dtype)
+        if neighbours is None:
+            back = pair_pullback(self.force_factor, *cast, w)
+        else:
+            index = neighbours.list.idx
+            back = neighbours.spoil(list_pullback(self.force_factor, *cast, w, index))
+        primals = params, positions
+        return jax.tree.map(lambda ct, p: ct.astype(jnp.asarray(p).dtype), back, primals)
+
+    # The choice of path.
+
+    @property
+    def allocates(self) -> bool:
+        return self.path != "dense"
+
+    def allocate(
+        self, params: PyTree, positions: Positions, box: Box, previous: Any = None
+    ) -> Neighbours | None:
+        traced = any(isinstance(x, jax.core.Tracer) for x in (positions, box))
+        if traced or not self._takes_list(positions.shape[0], np.asarray(box)):
+            return None
+        functions, cells = list_functions(
+            tuple(float(edge) for edge in np.asarray(box)), self.cutoff, self._skin()
         )
-        back = jax.tree.map(lambda ct, p: ct.astype(jnp.asarray(p).dtype), ct_params, params)
-        return back, ct_positions.astype(positions.dtype)
+        return make(functions, positions, box, previous, spare=SPARE, cells=cells)
+
+    def _skin(self) -> float:
+        return self.skin if self.skin is not None else 0.12 * self.cutoff
+
+    def _takes_list(self, atoms: int, box: np.ndarray) -> bool:
+        if self.path != "auto":
+            return self.path == "list" and atoms > 1
+        sphere = 4 / 3 * math.pi * (self.cutoff + self._skin()) ** 3
+        return atoms > FEWEST_LISTED and LISTED_PAIR * sphere < float(np.prod(box))
+
+    def update(self, neighbours: Any, positions: Positions, box: Box) -> Any:
+        return None if neighbours is None else neighbours.updated(positions, box)
+
+    def overflowed(self, neighbours: Any) -> Array:
+        return jnp.asarray(False) if neighbours is None else neighbours.overflowed

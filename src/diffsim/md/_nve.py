@@ -36,7 +36,8 @@ class NVE(AbstractDynamics, AbstractReversible):
     p²/2 + ω²q²(1 - ω²h²/4)/2 exactly, and is unstable for ωh > 2.
 
     **Arguments:** `potential`; `dt`, the step h in the system's time; `units`, "lj", "metal",
-    "real" or "gromacs"; `extra`, further observables. `init` and observables: see `AbstractDynamics`.
+    "real" or "gromacs"; `extra`, further observables. `init` and observables: see
+    `AbstractDynamics`.
     """
 
     potential: AbstractPotential
@@ -155,7 +156,8 @@ class NVE(AbstractDynamics, AbstractReversible):
         return self._exact(params, exact, -1)
 
     def _exact(self, params: PyTree, exact: ExactState, direction: int) -> ExactState:
-        """Kick, drift, kick in integers: each increment is a function of what it does not change."""
+        """Kick, drift, kick in integers: each increment is a function of what it does not
+        change."""
         rest = exact.rest
         half = 0.5 * self.dt / rest.masses[:, None]
         velocities = exact.velocities + direction * _grid(half * rest.forces)

@@ -111,9 +111,7 @@ class NVT(AbstractDynamics, AbstractEquilibrium):
     def observe(self, params: PyTree, state: State) -> dict[str, Array]:
         assert state.kT is not None and state.kinetic is not None
         temperature = 2 * state.kinetic / (3 * state.atoms) / self.unit_system.boltzmann
-        return self._observe(
-            params, state, temperature, state.kinetic, state.atoms * state.kT
-        )
+        return self._observe(params, state, temperature, state.kinetic, state.atoms * state.kT)
 
     def reduced_energy(self, params: PyTree, state: State) -> Array:
         driving = self.potential.driving_energy(

@@ -1,14 +1,15 @@
 """The dense pair engine: sums over all pairs of a small periodic box, in blocks that vectorise.
 
-Every quantity is a sum over ordered pairs of a function of s = r² that vanishes beyond a cutoff of at
-most half the box, walked in blocks of rows. Atoms at exactly the same place do not see each other. One
-kernel evaluates the radial function on a (block, N) tile, the next accumulates it over the block's
-unrolled rows. XLA vectorises both; a reduction over a row of pairs would run scalar.
+Every quantity is a sum over ordered pairs of a function of s = r² that vanishes beyond a cutoff of
+at most half the box, walked in blocks of rows. Atoms at exactly the same place do not see each
+other. One kernel evaluates the radial function on a (block, N) tile, the next accumulates it over
+the block's unrolled rows. XLA vectorises both; a reduction over a row of pairs would run scalar.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,11 +18,14 @@ from jaxtyping import Array, Float, PyTree
 
 Radial = Callable[[PyTree, Array], Any]
 
-BLOCK = 50  # rows a tile: large enough to hide dispatch, small enough to compile fast and fit caches
+BLOCK = (
+    50  # rows a tile: large enough to hide dispatch, small enough to compile fast and fit caches
+)
 
 
 def _tile_rows(atoms: int) -> int:
-    """Rows a tile: the largest divisor of `atoms` up to BLOCK, or BLOCK with padding if all are small."""
+    """Rows a tile: the largest divisor of `atoms` up to BLOCK, or BLOCK with padding if all are
+    small."""
     best = max(d for d in range(1, min(atoms, BLOCK) + 1) if atoms % d == 0)
     return best if best >= min(16, BLOCK) or best == atoms else min(atoms, BLOCK)
 
@@ -69,6 +73,7 @@ class _Tiles:
         return jax.lax.scan(remat, start, jnp.arange(self.count))[0]
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def pair_forces(
     force_factor: Radial,
     params: PyTree,
@@ -88,6 +93,25 @@ def pair_forces(
         return forces
 
     return tiles.accumulate(jnp.zeros_like(tiles.components), body).T
+
+
+def _plain_forces(force_factor: Radial, params: PyTree, positions: Array, box: Array) -> Array:
+    """The same without unrolled rows: slower, but its transpose is not a pad for every row."""
+    tiles = _Tiles(positions, box)
+
+    def body(forces: Array, tile: Array) -> Array:
+        rows = tiles.rows_of(tile)
+        f = force_factor(params, tiles.squared(tile, rows))
+        separation = tiles.separation(tiles.components[:, None, :], rows[:, :, None])
+        return forces + jnp.sum(f * separation, axis=1)
+
+    return tiles.accumulate(jnp.zeros_like(tiles.components), body).T
+
+
+@pair_forces.defjvp
+def _pair_forces_jvp(force_factor: Radial, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    plain = partial(_plain_forces, force_factor)
+    return pair_forces(force_factor, *primals), jax.jvp(plain, primals, tangents)[1]
 
 
 def pair_sums(
@@ -120,8 +144,9 @@ def pair_pullback(
 ) -> tuple[PyTree, Float[Array, "atoms 3"]]:
     """(∂F/∂θ)ᵀ w and (∂F/∂x)ᵀ w in one pass over the pairs.
 
-    With d = x_i - x_j, g = d·(w_i - w_j): (∂F/∂x w)_i = Σ_j f (w_i - w_j) + 2 f'(s) g d, the Hessian
-    being symmetric, and (∂F/∂θ)ᵀ w = ½ Σ_ij ∂f/∂θ g. One reverse pass over f(θ, s) gives both.
+    With d = x_i - x_j, g = d·(w_i - w_j): (∂F/∂x w)_i = Σ_j f (w_i - w_j) + 2 f'(s) g d, the
+    Hessian being symmetric, and (∂F/∂θ)ᵀ w = ½ Σ_ij ∂f/∂θ g. One reverse pass over f(θ, s) gives
+    both.
     """
     tiles = _Tiles(positions, box)
     w = cotangent.T

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._errors import ConfigError
+from ._neighbours import Neighbours, make, make_for_all_pairs
 
 Positions = Float[Array, "atoms 3"]
 Box = Float[Array, "3"]
@@ -94,8 +95,14 @@ class AbstractPotential(eqx.Module):
         """The dimension of each named parameter: "energy", "length", ..."""
         return {}
 
-    def allocate(self, params: PyTree, positions: Positions, box: Box) -> Any:
-        """Host side: a neighbour structure for these positions, or None where none is needed."""
+    @property
+    def allocates(self) -> bool:
+        """Whether `allocate` may make a structure, for which it wants concrete positions."""
+        return False
+
+    def allocate(self, params: PyTree, positions: Positions, box: Box, previous: Any = None) -> Any:
+        """Host side: a neighbour structure for these positions, with more room than `previous`;
+        None where none is needed."""
         return None
 
     def update(self, neighbours: Any, positions: Positions, box: Box) -> Any:
@@ -103,7 +110,7 @@ class AbstractPotential(eqx.Module):
         return neighbours
 
     def overflowed(self, neighbours: Any) -> Array:
-        """Whether the neighbour structure ran out of room, so that energies are wrong."""
+        """Whether the neighbour structure ran out of room, so that energies are NaN."""
         return jnp.asarray(False)
 
     @property
@@ -120,31 +127,79 @@ class AbstractPotential(eqx.Module):
 class Potential(AbstractPotential):
     """U(θ, x) for any JAX-MD energy function or Equinox module, as it is.
 
-    **Arguments:** `energy_fn`, called as `energy_fn(positions)`, plus, where its signature takes
-    them, `box=`, the parameters by keyword (a dict of `params`) or as the first argument
-    `energy_fn(params, positions)` with `pass_params=True`. The function has its own cutoff and
-    periodicity (JAX-MD closes over its displacement function).
+    **Arguments:** `energy_fn`, called as `energy_fn(positions)`, plus
+
+    - `neighbor_fn`: JAX-MD's companion of an energy with a neighbour list, as in
+      `neighbor_fn, energy_fn = energy.stillinger_weber_neighbor_list(...)`: then also with
+      `neighbor=`. The list is kept up to date, and enlarged when it overflows.
+    - parameters: by keyword, one for each name in `params`; with `pass_params=True` all together as
+      the first argument, `energy_fn(params, positions)`, as Flax's and Haiku's networks want;
+      with `module="net"` the parameter `net` is itself the function, `params["net"](positions)`,
+      and `energy_fn` (an Equinox module, say) only stands for it.
+    - `box=`, the edges (3,), where its signature has that name or `pass_box` is True.
+
+    It returns one number. Periodicity and cutoff are its own: JAX-MD closes over its displacement
+    function, whose box must be that of the state. Positions are unwrapped.
 
     The virial, hence the pressure, is there only if `energy_fn` takes `box`; it is NaN otherwise.
+    `Reversible` wants forces that are the same to the last bit for any valid list, which JAX-MD's
+    energies with neighbour lists are not: take those without, or `RecursiveCheckpoint`. Parameters
+    that go through `energy.lennard_jones*` have NaN gradients (jax-md#258): see `LennardJones`.
     """
 
     energy_fn: Callable[..., Array]
+    neighbor_fn: Any = eqx.field(static=True, default=None, kw_only=True)
     pass_params: bool = eqx.field(static=True, default=False, kw_only=True)
+    pass_box: bool | None = eqx.field(static=True, default=None, kw_only=True)
+    module: str | None = eqx.field(static=True, default=None, kw_only=True)
 
     def __check_init__(self):
         if not callable(self.energy_fn):
             raise ConfigError("must be callable", key="energy_fn", value=self.energy_fn)
+        if self.neighbor_fn is not None and not hasattr(self.neighbor_fn, "allocate"):
+            raise ConfigError(
+                "must be what JAX-MD returns beside an energy with neighbour list",
+                key="neighbor_fn",
+                value=self.neighbor_fn,
+            )
+        if self.pass_params and self.module is not None:
+            raise ConfigError("excludes pass_params=True", key="module", value=self.module)
+
+    def check(self, params: PyTree, box: Any) -> None:
+        if self.module is not None and not (
+            isinstance(params, Mapping) and callable(params.get(self.module))
+        ):
+            raise ConfigError("must be among the parameters, and callable", key=self.module)
 
     def _takes_box(self) -> bool:
+        if self.pass_box is not None:
+            return self.pass_box
         return "box" in inspect.signature(self.energy_fn).parameters
 
     def energy(
         self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
     ) -> Array:
-        extra = {"box": box} if self._takes_box() else {}
+        energy_fn, arguments, named = self.energy_fn, (positions,), {}
         if self.pass_params:
-            return self.energy_fn(params, positions, **extra)
-        return self.energy_fn(positions, **extra, **(params or {}))
+            arguments = (params, positions)
+        else:
+            # Python numbers would pass through float32 in JAX-MD.
+            named = {k: _as_array(v, positions.dtype) for k, v in (params or {}).items()}
+        if self.module is not None:
+            energy_fn = named.pop(self.module)
+        if self._takes_box():
+            named["box"] = box
+        if self.neighbor_fn is not None:
+            if neighbours is None:
+                neighbours = self.allocate(params, positions, box)
+            named["neighbor"] = neighbours.list
+        energy = energy_fn(*arguments, **named)
+        if jnp.shape(energy) != ():
+            raise ConfigError(
+                f"must return one number, not an array of shape {jnp.shape(energy)}",
+                key="energy_fn",
+            )
+        return energy if neighbours is None else neighbours.spoil(energy)
 
     def virial(
         self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
@@ -152,3 +207,27 @@ class Potential(AbstractPotential):
         if not self._takes_box():
             return jnp.full((), jnp.nan, positions.dtype)
         return super().virial(params, positions, box, neighbours)
+
+    @property
+    def allocates(self) -> bool:
+        return self.neighbor_fn is not None
+
+    def allocate(
+        self, params: PyTree, positions: Positions, box: Box, previous: Any = None
+    ) -> Neighbours | None:
+        if self.neighbor_fn is None:
+            return None
+        if not any(isinstance(x, jax.core.Tracer) for x in (positions, box)):
+            return make(self.neighbor_fn, positions, box, previous)
+        whole = make_for_all_pairs(self.neighbor_fn, positions.shape[0], positions.dtype)
+        return whole.updated(positions, box)
+
+    def update(self, neighbours: Any, positions: Positions, box: Box) -> Any:
+        return None if neighbours is None else neighbours.updated(positions, box)
+
+    def overflowed(self, neighbours: Any) -> Array:
+        return jnp.asarray(False) if neighbours is None else neighbours.overflowed
+
+
+def _as_array(value: Any, dtype: Any) -> Any:
+    return jnp.asarray(value, dtype) if isinstance(value, float) else value

@@ -1,0 +1,51 @@
+"""What the documents show is what happens: the README's example and the notebooks."""
+
+import contextlib
+import io
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import CHECKOUT
+
+NUMBER = re.compile(r"-?\d+\.\d+")
+
+
+def test_the_readme_example_prints_what_it_shows():
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    code, shown = re.search(r"```python\n(.*?)```\s+```text\n(.*?)```", text, re.S).groups()
+    assert len([line for line in code.splitlines() if line.strip()]) <= 16
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {})
+    lines = printed.getvalue().splitlines(), shown.splitlines()
+    assert [NUMBER.sub("#", line) for line in lines[0]] == [
+        NUMBER.sub("#", line) for line in lines[1]
+    ]
+    numbers = [[float(x) for line in side for x in NUMBER.findall(line)] for side in lines]
+    np.testing.assert_allclose(numbers[0], numbers[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CHECKOUT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem
+)
+def test_notebook_runs_at_a_small_size(path: Path, monkeypatch: pytest.MonkeyPatch):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    monkeypatch.setenv("DIFFSIM_SMALL", "1")
+    monkeypatch.setenv("JAX_PLATFORMS", os.environ.get("JAX_PLATFORMS", "cpu"))
+    notebook = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "clear the outputs"
+    client = nbclient.NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+    )
+    client.execute()
+    printed = "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ())
+    )
+    epsilon, sigma = (float(x) for x in re.findall(r"= ([\d.]+) ±", printed))
+    assert 105 < epsilon < 130
+    assert 3.3 < sigma < 3.5

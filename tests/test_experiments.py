@@ -1,0 +1,53 @@
+"""Each experiment in its tiny size, from the configuration to the files it leaves."""
+
+import json
+
+import pytest
+
+from conftest import CHECKOUT
+from diffsim import config, run
+
+NAMES = sorted(config.experiments(None))
+KEYS = {"parameters", "loss", "validation", "laws", "adjoint", "timing", "provenance", "measured"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_experiment_has_its_folder(name: str):
+    folder = CHECKOUT / "experiments" / name
+    assert (folder / "README.md").is_file()
+    json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tiny_runs_end_to_end(name: str, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "run"
+    assert run.main([f"experiment={name}", "size=tiny", f"hydra.run.dir={place}"]) == 0
+    result = json.loads((place / "result.json").read_text(encoding="utf-8"))
+    assert set(result) >= KEYS
+    status = json.loads((place / "status.json").read_text(encoding="utf-8"))
+    assert (status["state"], status["code"]) == ("done", 0)
+    for file in ("config.yaml", "metrics.jsonl", "report.html"):
+        assert (place / file).stat().st_size > 0
+    assert all(law["ok"] for law in result["laws"])
+    if name == "lj_fit":
+        assert abs(result["parameters"]["epsilon"]["value"] - 117.2) < 8
+        assert abs(result["parameters"]["sigma"]["value"] - 3.396) < 0.06
+        assert len(result["measured"]["states"]) == 27
+        assert result["validation"]["rows"] == [4, 10, 14, 18, 25]
+    if name == "lj_trajectory_fit":
+        rows = result["measured"]["adjoints"]
+        first = rows[0]["gradient"]
+        for row in rows[1:]:
+            for key, value in row["gradient"].items():
+                assert value == pytest.approx(first[key], rel=1e-7)
+
+
+def test_a_finished_run_resumes_to_nothing(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "run"
+    words = ["experiment=lj_nve", "size=tiny", "studies=[]", f"hydra.run.dir={place}"]
+    assert run.main(words) == 0
+    before = {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
+    assert run.main([f"resume={place}"]) == 0
+    assert before == {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}

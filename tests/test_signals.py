@@ -1,0 +1,40 @@
+"""Signals: the first waits for the loop, the second does not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from diffsim._errors import Interrupted
+from diffsim._signals import Signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_wait_for_the_loop_and_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with Signals() as signals:
+        signals.check()
+        os.kill(os.getpid(), number)
+        deadline = time.monotonic() + 10
+        while signals.asked is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(Interrupted) as caught:
+            signals.check()
+    assert caught.value.signum == number
+    assert signal.getsignal(number) is before
+
+
+def test_the_second_signal_quits_at_once():
+    code = (
+        "import os, signal, time\nfrom diffsim._signals import Signals\n"
+        "with Signals() as s:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    while s.asked is None: time.sleep(0.01)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, timeout=30)
+    assert ended.returncode == 130
