@@ -106,6 +106,11 @@ def springs(dt: float, ensemble: type = md.NVE, **options):
     return ensemble(md.Potential(spring), dt, **options)
 
 
+def wells(positions, box, depth):
+    """A periodic landscape that stretches with the box."""
+    return depth * jnp.sum(1 - jnp.cos(2 * jnp.pi * positions / box))
+
+
 def set_in_motion(state: md.State, velocities) -> md.State:
     return eqx.tree_at(lambda s: s.velocities, state, jnp.asarray(velocities))
 

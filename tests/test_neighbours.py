@@ -1,6 +1,7 @@
 """Neighbour lists: the same numbers as all pairs, for as long and as crowded as it gets."""
 
 import functools
+import itertools
 
 import equinox as eqx
 import jax
@@ -204,8 +205,8 @@ def test_room_grows_at_every_enlargement_up_to_all_pairs():
     for _ in range(3):
         rooms.append(CUT.allocate(PARAMS, jnp.asarray(x), box, rooms[-1]))
     slots, cell = zip(*(r.room for r in rooms), strict=True)
-    assert all(b > a or a == 7 for a, b in zip(slots[:-1], slots[1:], strict=True))
-    assert all(b > a for a, b in zip(cell[:-1], cell[1:], strict=True))
+    assert all(b > a or a == 7 for a, b in itertools.pairwise(slots))
+    assert all(b > a for a, b in itertools.pairwise(cell))
     assert slots[-1] == 7
 
 

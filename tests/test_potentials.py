@@ -8,6 +8,7 @@ import pytest
 
 import diffsim as ds
 from diffsim import md
+from diffsim._drive import View, drive
 
 jax_md = pytest.importorskip("jax_md")
 from jax_md import energy, partition, space  # noqa: E402
@@ -57,10 +58,11 @@ def silicon():
 def test_an_energy_is_taken_as_it_is(silicon):
     x, box, _ = silicon
     plain = md.Potential(energy.stillinger_weber(space.periodic(box)[0]))
-    per_atom = plain.energy({}, jnp.asarray(x), jnp.asarray(box)) / len(x)
+    per_atom = jax.jit(plain.energy)({}, jnp.asarray(x), jnp.asarray(box)) / len(x)
     # The cohesive energy that Stillinger and Weber fitted their potential to.
     np.testing.assert_allclose(per_atom, -2 * EPSILON, rtol=1e-4)
-    assert np.abs(plain.forces({}, jnp.asarray(x), jnp.asarray(box))).max() < 1e-3
+    forces = jax.jit(plain.forces)({}, jnp.asarray(x), jnp.asarray(box))
+    assert np.abs(forces).max() < 1e-3
     assert np.isnan(plain.virial({}, jnp.asarray(x), jnp.asarray(box)))
 
 
@@ -71,7 +73,7 @@ def test_a_neighbour_list_changes_nothing(silicon):
     neighbours = listed.allocate(params, x, box)
     w = jnp.cos(x)
     np.testing.assert_allclose(
-        listed.energy(params, x, box), whole.energy(params, x, box), rtol=1e-12
+        listed.energy(params, x, box), jax.jit(whole.energy)(params, x, box), rtol=1e-12
     )
     for a, b in zip(
         jax.tree.leaves(jax.jit(listed.pullback)(params, x, box, w, neighbours)),
@@ -81,46 +83,230 @@ def test_a_neighbour_list_changes_nothing(silicon):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("listed", [False, True])
-def test_silicon_conserves_energy_and_its_parameter_is_found(silicon, listed):
-    x, box, truth = silicon
-    potential = _stillinger_weber_list(box) if listed else md.Potential(_stillinger_weber(box))
-    sim = md.NVE(potential, 0.001, "metal")
-    conditions = dict(positions=x, box=box, temperature=600.0, masses=SILICON)
-    start = sim.init(truth, jax.random.key(1), **conditions)
+def _pull(sim: md.NVE, start: md.State, truth: dict, guess: dict, **schedule: int) -> ds.Problem:
+    """Find the parameters of a short trajectory from where the atoms went."""
+    wanted = dict(schedule=ds.Schedule(**schedule), observables=("positions", "temperature"))
+    laws = (ds.Conserved("total_energy", rtol=2e-3),)
+    reference = eqx.filter_jit(lambda s: ds.solve(sim, truth, s, laws=laws, **wanted))(start)
+    assert reference.check().ledger.ok.all()
+    data = np.asarray(reference.observables["positions"])
+    assert np.abs(data[-1] - np.asarray(start.positions)).max() > 0.05
+    given = dict(
+        positions=start.positions,
+        velocities=start.velocities,
+        box=start.box,
+        masses=start.masses / sim.unit_system.mass_factor,
+    )
+    return ds.Problem(
+        sim,
+        guess,
+        [ds.Target("positions", data[None], sigma=0.01, statistic="each")],
+        ds.Schedule(**schedule),
+        conditions={k: np.asarray(v)[None] for k, v in given.items()},
+    )
 
-    @eqx.filter_jit
-    def run(params, start, adjoint=ds.RecursiveCheckpoint()):  # noqa: B008
-        return ds.solve(
+
+def _silicon_dynamics(silicon, potential: md.Potential) -> tuple[md.NVE, md.State]:
+    x, box, truth = silicon
+    sim = md.NVE(potential, 0.001, "metal")
+    return sim, sim.init(
+        truth, jax.random.key(1), positions=x, box=box, temperature=900.0, masses=SILICON
+    )
+
+
+def test_silicon_conserves_energy_with_and_without_a_list(silicon):
+    ends = []
+    for potential in (
+        _stillinger_weber_list(silicon[1]),
+        md.Potential(_stillinger_weber(silicon[1])),
+    ):
+        sim, start = _silicon_dynamics(silicon, potential)
+        laws = (ds.Conserved("total_energy", rtol=2e-3),)
+        schedule = ds.Schedule(steps=40, save_every=10)
+        run = eqx.filter_jit(lambda s, sim=sim, **kw: ds.solve(sim, silicon[2], s, **kw))
+        ends.append(run(start, schedule=schedule, laws=laws, observables=("temperature",)).check())
+        assert ends[-1].ledger.ok.all()
+    listed, whole = ends
+    assert int(listed.state.neighbours.rebuilds) >= 1
+    np.testing.assert_allclose(listed.state.positions, whole.state.positions, atol=1e-10)
+    # Half of what the atoms were given goes into the bonds.
+    assert 300 < float(listed.observables["temperature"][-1]) < 700
+
+
+def test_a_parameter_of_silicon_is_found_from_where_atoms_go(silicon):
+    sim, start = _silicon_dynamics(silicon, _stillinger_weber_list(silicon[1]))
+    guess = {"epsilon": ds.Parameter(2.05, transform="positive")}
+    problem = _pull(sim, start, silicon[2], guess, steps=10, save_every=5)
+    found = ds.least_squares(problem, steps=6)
+    np.testing.assert_allclose(found.values["epsilon"], EPSILON, rtol=1e-6)
+
+
+def test_the_gradient_of_a_silicon_trajectory(silicon):
+    sim, start = _silicon_dynamics(silicon, _stillinger_weber_list(silicon[1]))
+    schedule = ds.Schedule(steps=20, save_every=20)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(epsilon):
+        adjoint = ds.RecursiveCheckpoint(4)
+        run = ds.solve(
             sim,
-            params,
+            {"epsilon": epsilon},
             start,
-            schedule=ds.Schedule(steps=40, save_every=10),
+            schedule=schedule,
             adjoint=adjoint,
-            laws=(ds.Conserved("total_energy", rtol=2e-3),),
-            observables=("positions", "temperature"),
+            observables=("positions",),
+        )
+        return jnp.sum(jnp.sin(run.observables["positions"]))
+
+    h = 1e-3
+    (up, _), (down, _), (_, slope) = (loss(jnp.asarray(EPSILON + s * h)) for s in (1, -1, 0))
+    np.testing.assert_allclose(slope, (up - down) / (2 * h), rtol=1e-5)
+
+
+# A list that overflows.
+
+
+def test_a_list_of_another_energy_is_enlarged_too():
+    """Atoms that start far apart and are drawn together."""
+    x, box = md.lattice(27, box=[9.0] * 3, kind="sc")
+    displacement, _ = space.periodic(box)
+    neighbor_fn, energy_fn = energy.morse_neighbor_list(
+        displacement, box, epsilon=2.0, alpha=1.5, r_onset=2.2, r_cutoff=2.9, dr_threshold=0.2,
+        format=partition.Dense, capacity_multiplier=1.0,
+    )  # fmt: skip
+    sim = md.NVE(md.Potential(energy_fn, neighbor_fn=neighbor_fn), 0.01)
+    start = sim.init({}, jax.random.key(0), positions=_moved(x, 0.1), box=box, temperature=1.0)
+    batch = jax.tree.map(lambda x: x[None] if eqx.is_array(x) else x, start)
+    view = View(("total_energy", "positions"))
+    pieces = list(drive(sim, {}, batch, steps=200, save_every=100, chunk=100, view=view))
+    assert all(piece.check() for piece in pieces)
+    end = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, pieces[-1].state)
+    assert end.neighbours.room[0] > start.neighbours.room[0]
+    whole = md.Potential(
+        energy.morse_pair(displacement, epsilon=2.0, alpha=1.5, r_onset=2.2, r_cutoff=2.9)
+    )
+    np.testing.assert_allclose(
+        sim.potential.energy({}, end.positions, end.box, end.neighbours),
+        whole.energy({}, end.positions, end.box),
+        rtol=1e-12,
+    )
+
+
+# A network.
+
+
+class PairNetwork(eqx.Module):
+    """U = Σ_{i<j} c(r_ij) MLP(e^(-r_ij)), c → 0 smoothly at the reach."""
+
+    layers: list[eqx.nn.Linear]
+    reach: float = eqx.field(static=True)
+
+    def __init__(self, key: jax.Array, reach: float = 2.5):
+        first, second = jax.random.split(key)
+        self.layers = [eqx.nn.Linear(1, 8, key=first), eqx.nn.Linear(8, 1, key=second)]
+        self.reach = reach
+
+    def __call__(self, positions: jax.Array, box: jax.Array) -> jax.Array:
+        i, j = np.triu_indices(positions.shape[0], 1)
+        d = positions[i] - positions[j]
+        d = d - box * jnp.round(d / box)
+        r = jnp.sqrt(jnp.sum(d * d, axis=-1))
+        hidden = jnp.tanh(jax.vmap(self.layers[0])(jnp.exp(-r)[:, None]))
+        pair = jax.vmap(self.layers[1])(hidden)[:, 0]
+        return jnp.sum(jnp.where(r < self.reach, (1 - (r / self.reach) ** 2) ** 3, 0) * pair)
+
+
+def _network_system():
+    x, box = md.lattice(16, density=0.5)
+    net = PairNetwork(jax.random.key(7))
+    return _moved(x, 0.05), box, net
+
+
+def test_a_network_moves_atoms_and_is_found_from_where_they_go():
+    x, box, net = _network_system()
+    sim = md.NVE(md.Potential(net, module="net"), 0.01)
+    start = sim.init({"net": net}, jax.random.key(2), positions=x, box=box, temperature=0.2)
+    shifted = jax.tree.map(lambda w: 1.1 * w if eqx.is_array(w) else w, net)
+    guess = {"net": ds.Parameter(shifted)}
+    problem = _pull(sim, start, {"net": net}, guess, steps=30, save_every=10)
+    found = ds.fit(problem, steps=8, adjoint=ds.RecursiveCheckpoint())
+    losses = [row["loss"] for row in found.history]
+    assert min(losses) < 3e-2 * losses[0]
+    prediction = found.values["net"](x, jnp.asarray(box))
+    np.testing.assert_allclose(prediction, net(x, jnp.asarray(box)), rtol=0.05)
+
+
+def test_ways_to_give_parameters():
+    x, box, net = _network_system()
+    box = jnp.asarray(box)
+    wanted = net(x, box)
+    arrays, static = eqx.partition(net, eqx.is_array)
+    apply = lambda arrays, x, box: eqx.combine(arrays, static)(x, box)  # noqa: E731
+    ways = {
+        "as it is": (md.Potential(net), {}),
+        "module": (md.Potential(net, module="net"), {"net": net}),
+        "first argument": (md.Potential(apply, pass_params=True), arrays),
+        "keyword": (md.Potential(lambda x, box, net: net(x, box)), {"net": net}),
+        "box forced": (md.Potential(lambda x, **named: net(x, **named), pass_box=True), None),
+    }
+    virial = md.Potential(net).virial({}, x, box)
+    for name, (potential, params) in ways.items():
+        np.testing.assert_allclose(potential.energy(params, x, box), wanted, err_msg=name)
+        np.testing.assert_allclose(potential.virial(params, x, box), virial, err_msg=name)
+    # W = Σ r·f: scaling the box with the atoms in it.
+    h = 1e-5
+    slope = (net((1 + h) * x, (1 + h) * box) - net((1 - h) * x, (1 - h) * box)) / (2 * h)
+    np.testing.assert_allclose(virial, -slope, rtol=1e-7)
+
+
+def test_bad_functions_are_refused():
+    x, box, net = _network_system()
+    with pytest.raises(ds.ConfigError, match="one number"):
+        md.Potential(lambda x: jnp.sum(x, axis=1)).energy({}, x, jnp.asarray(box))
+    with pytest.raises(ds.ConfigError, match="neighbor_fn"):
+        md.Potential(net, neighbor_fn=3)
+    with pytest.raises(ds.ConfigError, match="module"):
+        md.Potential(net, module="net", pass_params=True)
+    with pytest.raises(ds.ConfigError, match="net"):
+        md.NVE(md.Potential(net, module="net"), 0.01).check(
+            {"nett": net}, box=box, positions=x, temperature=1.0
         )
 
-    reference = run(truth, start).check()
-    assert reference.ledger.ok.all()
-    assert not listed or int(reference.state.neighbours.rebuilds) >= 1
 
-    # One Gauss-Newton step in log ε from 5 % off, and another, come to the truth.
-    def deviation(z):
-        params = {"epsilon": EPSILON * jnp.exp(z)}
-        found = run(params, start, ds.Direct()).observables["positions"]
-        return (found - reference.observables["positions"]).ravel()
+def test_a_list_for_positions_that_are_traced_has_room_for_every_pair(silicon):
+    x, box, params = silicon
+    potential = _stillinger_weber_list(box)
+    moved = jnp.stack([_moved(x, 0.1), _moved(x, 0.2, 1)])
+    sim = md.NVE(potential, 0.001, "metal")
+    assert not sim.traceable_init()
 
-    z = jnp.asarray(0.05)
-    for _ in range(3):
-        r, slope = jax.jvp(deviation, (z,), (jnp.ones(()),))
-        z = z - jnp.vdot(slope, r) / jnp.vdot(slope, slope)
-    assert abs(z) < 1e-6
+    @jax.jit
+    @jax.vmap
+    def energies(x):
+        state = sim.init(
+            params, jax.random.key(0), positions=x, box=box, temperature=300.0, masses=SILICON
+        )
+        return potential.energy(params, x, state.box, state.neighbours)
 
-    def loss(params):
-        return jnp.sum((run(params, start).observables["positions"] - jnp.asarray(x)) ** 2)
+    whole = md.Potential(_stillinger_weber(box))
+    wanted = [jax.jit(whole.energy)(params, x, jnp.asarray(box)) for x in moved]
+    np.testing.assert_allclose(energies(moved), wanted, rtol=1e-12)
+    with pytest.raises(ds.ConfigError, match="not traced"):
+        jax.eval_shape(
+            lambda x: potential.allocate(params, x, jnp.asarray(box)),
+            jax.ShapeDtypeStruct((1000, 3), float),
+        )
 
-    slope = jax.grad(loss)(truth)["epsilon"]
-    h = 1e-4
-    ends = [loss({"epsilon": jnp.asarray(EPSILON + s * h)}) for s in (1, -1)]
-    np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * h), rtol=1e-5)
+
+def test_parameters_of_jax_md_s_lennard_jones_have_nan_gradients():
+    """jax-md#258: once this fails, the note in `Potential` can go."""
+    x, box = md.lattice(32, density=0.8)
+    displacement, _ = space.periodic(box)
+    lj = energy.lennard_jones_pair(displacement)
+    slope = jax.grad(lambda e, s: lj(jnp.asarray(x), epsilon=e, sigma=s), argnums=(0, 1))
+    assert np.isnan(slope(1.0, 1.0)).all()
+    ours = md.LennardJones(1.5, "switch")
+    params = {"epsilon": jnp.asarray(1.0), "sigma": jnp.asarray(1.0)}
+    mine = jax.grad(ours.energy)(params, jnp.asarray(x), jnp.asarray(box))
+    assert np.isfinite(jax.tree.leaves(mine)).all()

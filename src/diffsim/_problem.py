@@ -149,6 +149,11 @@ class Problem(eqx.Module):
         return np.shape(next(iter(self.conditions.values())))[0]
 
     @property
+    def data_points(self) -> int:
+        """The number of measured values, over all targets and conditions."""
+        return sum(np.size(t.data) if np.ndim(t.data) else self.batch for t in self.targets)
+
+    @property
     def free(self) -> tuple[str, ...]:
         """The names of the parameters that are fitted."""
         return tuple(k for k, p in self.parameters.items() if not p.fixed and p.tied is None)

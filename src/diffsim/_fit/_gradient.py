@@ -25,8 +25,11 @@ def _update(
     transform: Any, unravel: Any, run: Run, z: Array, state: Any, loss: Array, gradient: Array
 ) -> tuple[Array, Any]:
     """One step of the optimiser; a line search evaluates the loss inside."""
+    count = run.problem.data_points
+    share = lambda z: run.loss(unravel(z))[0] / count  # noqa: E731
+    gradient = gradient / count
     updates, state = transform.update(
-        gradient, state, z, value=loss, grad=gradient, value_fn=lambda z: run.loss(unravel(z))[0]
+        gradient, state, z, value=loss / count, grad=gradient, value_fn=share
     )
     return _strong((z + updates, state))
 
@@ -50,12 +53,11 @@ def fit(
     chunk: int | None = None,
     watch: Watch = silent,
 ) -> FitResult:
-    """θ ← θ + optimiser(∇L(θ)), L the problem's negative log posterior, for `steps` iterations.
+    """θ ← θ + optimiser(∇L(θ)/n), L the negative log posterior of n data, for `steps` iterations.
 
     **Arguments:** `optimiser`: any optax transformation (default `optax.lbfgs()`, whose line search
     evaluates the loss further times); `adjoint`: how ∇L is taken; with `Reweight` samples are drawn
-    anew when their effective fraction falls under 0.3; `tol`: end when the gradient's norm is
-    below; `use`, `chunk`, `watch`: as in `least_squares`.
+    anew when their effective fraction falls under 0.3; `tol`: end when ‖∇L/n‖ is below; `use`, `chunk`, `watch`: as in `least_squares`.
 
     The best iterate seen is returned, without error bars: see `least_squares` for those.
 
@@ -80,7 +82,7 @@ def fit(
         loss, gradient, prediction, facts = evaluator.at(z, mask)
         if best is None or float(loss) < best[0]:
             best = (float(loss), z, prediction)
-        norm = float(jnp.linalg.norm(gradient))
+        norm = float(jnp.linalg.norm(gradient)) / problem.data_points
         values = problem.values(evaluator.unravel(z))
         record = {
             "iteration": iteration,

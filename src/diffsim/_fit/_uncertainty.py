@@ -100,14 +100,8 @@ def _statistical(shifts: np.ndarray) -> np.ndarray:
 
 def _count(problem: Problem, use: np.ndarray, residuals: int) -> int:
     """Residuals that count: those of used conditions, and the priors'."""
-    data = sum(np.size(np.broadcast_to(0, _shape(problem, t))) for t in problem.targets)
-    share = float(np.mean(np.asarray(use) > 0))
-    return round(data * share) + max(residuals - data, 0)
-
-
-def _shape(problem: Problem, target) -> tuple[int, ...]:
-    shape = np.shape(target.data)
-    return shape if shape else (problem.batch,)
+    data = problem.data_points
+    return round(data * float(np.mean(np.asarray(use) > 0))) + max(residuals - data, 0)
 
 
 def _slopes(problem: Problem, theta: Mapping[str, jax.Array]) -> np.ndarray:

@@ -210,10 +210,12 @@ class LennardJones(AbstractPotential):
     def thermo(
         self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
     ) -> Thermo:
+        positions = jnp.asarray(positions)
         params = {k: jnp.asarray(v, positions.dtype) for k, v in params.items()}
         box = jnp.asarray(box, positions.dtype)
         if neighbours is None:
-            sums = pair_sums(self._radial, params, positions, box)
+            cast = self._cast(params, positions, box)
+            sums = pair_sums(self._radial, *cast, dtype=positions.dtype)
         else:
             index = neighbours.list.idx
             sums = neighbours.spoil(list_sums(self._radial, params, positions, box, index))
@@ -240,7 +242,8 @@ class LennardJones(AbstractPotential):
     def forces(
         self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
     ) -> Positions:
-        cast = self._cast(params, positions, jnp.asarray(box))
+        positions = jnp.asarray(positions)
+        cast = self._cast(params, positions, jnp.asarray(box, positions.dtype))
         if neighbours is None:
             return pair_forces(self.force_factor, *cast).astype(positions.dtype)
         forces = list_forces(self.force_factor, *cast, neighbours.list.idx)

@@ -119,13 +119,14 @@ def pair_sums(
     params: PyTree,
     positions: Float[Array, "atoms 3"],
     box: Float[Array, "3"],
+    dtype: Any = None,
 ) -> PyTree:
-    """Σ_{i<j} g(r_ij²) for each leaf g of `radial(params, s)`."""
+    """Σ_{i<j} g(r_ij²) for each leaf g of `radial(params, s)`, summed in `dtype`."""
     tiles = _Tiles(positions, box)
 
     def per_atom(tile: Array) -> PyTree:
         s = tiles.squared(tile, tiles.rows_of(tile))
-        return jax.tree.map(lambda g: jnp.sum(g, axis=0), radial(params, s))
+        return jax.tree.map(lambda g: jnp.sum(g, axis=0, dtype=dtype), radial(params, s))
 
     def body(total: PyTree, tile: Array) -> PyTree:
         return jax.tree.map(jnp.add, total, per_atom(tile))
