@@ -2,7 +2,7 @@
 
 import contextlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -101,7 +101,7 @@ def spring(positions, stiffness):
     return 0.5 * stiffness * jnp.sum(positions**2)
 
 
-def springs(dt: float, ensemble: type = md.NVE, **options):
+def springs(dt: float, ensemble: Any = md.NVE, **options: Any) -> Any:
     """Independent harmonic oscillators as molecular dynamics; params: {"stiffness": k}."""
     return ensemble(md.Potential(spring), dt, **options)
 
@@ -115,14 +115,22 @@ def set_in_motion(state: md.State, velocities) -> md.State:
     return eqx.tree_at(lambda s: s.velocities, state, jnp.asarray(velocities))
 
 
-def argon_box(atoms=32, density=0.6, dt=0.005, kind=md.NVE, seed=0, temperature=1.0, **options):
-    """A small switched Lennard-Jones liquid: (simulation, params, state)."""
-    positions, box = liquid(atoms, density, seed)
-    cutoff = options.pop("cutoff", float(np.min(box)) / 2)
-    potential = md.LennardJones(cutoff, options.pop("truncation", "switch"), onset=0.7 * cutoff)
+def argon_box(
+    atoms: int = 32,
+    density: float = 0.6,
+    dt: float = 0.005,
+    kind: Any = md.NVE,
+    temperature: float = 1.0,
+    truncation: Any = "switch",
+    **options: Any,
+) -> tuple[Any, dict[str, jax.Array], md.State]:
+    """A small Lennard-Jones liquid in motion: simulation, parameters, state."""
+    positions, box = liquid(atoms, density)
+    cutoff = float(np.min(box)) / 2
+    potential = md.LennardJones(cutoff, truncation, onset=0.7 * cutoff)
     simulation = kind(potential, dt, **options)
     params = parameters()
     state = simulation.init(
-        params, jax.random.key(seed), positions=positions, box=box, temperature=temperature
+        params, jax.random.key(0), positions=positions, box=box, temperature=temperature
     )
     return simulation, params, state

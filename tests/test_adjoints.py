@@ -23,7 +23,7 @@ from diffsim import (
     Schedule,
     md,
 )
-from problems import argon_box, springs
+from problems import argon_box, springs, wells
 
 ADJOINTS = {
     "direct": Direct(),

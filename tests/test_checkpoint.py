@@ -103,7 +103,9 @@ def lowered(steps, adjoint):
 
 
 def temp_bytes(steps, adjoint):
-    return lowered(steps, adjoint).compile().memory_analysis().temp_size_in_bytes
+    memory = lowered(steps, adjoint).compile().memory_analysis()
+    assert memory is not None
+    return memory.temp_size_in_bytes
 
 
 @pytest.mark.parametrize("adjoint", [Direct(), RecursiveCheckpoint(5)], ids=str)

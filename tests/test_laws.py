@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -200,7 +201,7 @@ def test_the_length_of_chunks_changes_nothing():
     simulation, params, state = argon_box(atoms=8, density=0.4, temperature=1.2)
     states = jax.tree.map(lambda x: jnp.stack([x, x]), state)
     states = eqx.tree_at(lambda s: s.velocities, states, states.velocities.at[1].multiply(0.7))
-    options = dict(steps=20, save_every=2, view=VIEW, laws=LAWS)
+    options: Any = dict(steps=20, save_every=2, view=VIEW, laws=LAWS)
 
     def run(chunk):
         chunks = list(drive(simulation, params, states, chunk=chunk, **options))
@@ -228,7 +229,7 @@ def test_the_length_of_chunks_changes_nothing():
 def test_a_continued_run_is_the_same_run():
     simulation, params, state = argon_box(atoms=8, density=0.4, temperature=1.2)
     states = jax.tree.map(lambda x: x[None], state)
-    options = dict(steps=16, save_every=2, chunk=4, view=VIEW, laws=LAWS)
+    options: Any = dict(steps=16, save_every=2, chunk=4, view=VIEW, laws=LAWS)
     chunks = list(drive(simulation, params, states, **options))
     start, middle = chunks[1].start_observed, chunks[1].state
     rest = list(drive(simulation, params, middle, done=8, start_observed=start, **options))

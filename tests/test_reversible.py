@@ -106,10 +106,11 @@ def test_memory_does_not_grow_with_the_steps():
     def temp_bytes(adjoint, steps):
         one = functools.partial(final, simulation=simulation, steps=steps, adjoint=adjoint)
         compiled = jax.jit(jax.grad(lambda p, s: one(p, state=s))).lower(params, state).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        memory = compiled.memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
 
     short, long = (temp_bytes(Reversible(), steps) for steps in (500, 50_000))
-    print("temporary bytes:", short, long)  # noqa: T201
     assert short == long < 500 * state.positions.nbytes
 
 
@@ -124,7 +125,7 @@ class Fault(md.NVE):
 
 def test_a_way_back_that_errs_gives_nan():
     nve, params, state = bound()
-    fault = Fault(nve.potential, nve.dt)
+    fault = Fault(nve.potential, nve.dt)  # pyright: ignore[reportCallIssue]
     value, slope = gradient((fault, params, state), Reversible(), 10)
     expected_value, expected = gradient((nve, params, state), Reversible(), 10)
     assert value == expected_value

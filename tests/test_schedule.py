@@ -58,6 +58,7 @@ def test_what_is_saved(name):
     if dt is None:
         assert sol.times is None
     else:
+        assert sol.times is not None
         start = options.get("t0", 0.0)
         np.testing.assert_allclose(sol.times, start + sol.observables["time"], rtol=1e-14)
         if "ts" in options:

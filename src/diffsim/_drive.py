@@ -39,7 +39,8 @@ class View(eqx.Module):
             seen["observables"] = {name: observed[name] for name in self.observables}
         if self.samples:
             assert isinstance(simulation, AbstractEquilibrium)
-            seen["states"], seen["u"] = state, simulation.reduced_energy(params, state)
+            seen["states"] = simulation.sample(state)
+            seen["u"] = simulation.reduced_energy(params, seen["states"])
         return seen
 
 

@@ -156,6 +156,10 @@ class AbstractEquilibrium(AbstractSimulation):
     def reduced_energy(self, params: Params, state: State) -> Array:
         """u = U/kT, U the energy whose gradient drives the sampler. Shape ()."""
 
+    def sample(self, state: State) -> State:
+        """What is kept of a state as a sample: the state, with what makes reweighting it cheap."""
+        return state
+
 
 class FunctionSimulation(AbstractSimulation):
     """x_{t+1} = step(θ, x_t) for a user's own function: every adjoint that fits applies.

@@ -89,7 +89,8 @@ def draw(
     params, state = jax.lax.stop_gradient((params, state))
 
     def see(state: State) -> tuple[PyTree, Array]:
-        return state, sim.reduced_energy(params, state)
+        sample = sim.sample(state)
+        return sample, sim.reduced_energy(params, sample)
 
     state, health, (states, u) = march_blocks(sim, params, state, plan, see)
     return state, health, Samples(jax.lax.stop_gradient(states), jax.lax.stop_gradient(u))

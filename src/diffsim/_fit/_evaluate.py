@@ -3,7 +3,6 @@ over fresh trajectories or over samples that are drawn anew when they no longer 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -169,8 +168,7 @@ class Evaluator:
     def run(self, use: Array, z: Array) -> Run:
         """What an evaluation at z is made of."""
         adjoint = Reweight(self.samples) if self.sampled else self.adjoint
-        problem = dataclasses.replace(self.problem, schedule=self.schedule)
-        return Run(problem, adjoint, self.states, jnp.asarray(use, z.dtype))
+        return Run(self.problem, adjoint, self.states, jnp.asarray(use, z.dtype))
 
     def _call(self, z: Array, use: Array) -> Evaluation:
         arguments = (z, self.run(use, z))

@@ -9,11 +9,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError, SimulationError
 from .._simulation import RESULTS, AbstractSimulation
-from ._potential import AbstractPotential
+from ._potential import AbstractPotential, Thermo
 from ._rdf import RadialDistribution
 from ._state import State, kinetic_energy
 from ._structures import maxwell_velocities
@@ -95,7 +96,7 @@ class AbstractDynamics(AbstractSimulation):
         velocities: Any,
     ) -> State:
         given = dict(box=box, positions=positions, temperature=temperature, masses=masses)
-        if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((params, given))):
+        if not any(isinstance(x, Tracer) for x in jax.tree.leaves((params, given))):
             self.check(params, **given)
         positions = jnp.asarray(positions)
         if not jnp.issubdtype(positions.dtype, jnp.floating):
@@ -136,12 +137,16 @@ class AbstractDynamics(AbstractSimulation):
         )
         return self.potential.forces(params, positions, state.box, neighbours), neighbours
 
+    def _thermo(self, params: PyTree, state: State) -> Thermo:
+        arguments = (params, state.positions, state.box, state.neighbours)
+        return self.potential.thermo(*arguments, features=state.features)
+
     def _observe(
         self, params: PyTree, state: State, temperature: Array, kinetic: Array, thermal: Array
     ) -> dict[str, Array]:
         """`thermal`: N kT of the ideal-gas part of the pressure."""
         units = self.unit_system
-        thermo = self.potential.thermo(params, state.positions, state.box, state.neighbours)
+        thermo = self._thermo(params, state)
         pressure = (thermal + thermo.virial / 3) / jnp.prod(state.box) * units.pressure_factor
         observed = {
             "potential_energy": thermo.energy,
@@ -179,13 +184,13 @@ class AbstractDynamics(AbstractSimulation):
 
 def _check_overlap(positions: np.ndarray, box: np.ndarray) -> None:
     """Atoms at one place drop their pair in silence: refuse them; (..., atoms, 3) and (..., 3)."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     edges = np.broadcast_to(box, (*positions.shape[:-2], 3)).reshape(-1, 3).astype(float)
     for member, x in enumerate(positions.reshape(-1, *positions.shape[-2:]).astype(float)):
         length = edges[member]
         inside = x - length * np.floor(x / length)
-        tree = cKDTree(np.where(inside < length, inside, 0), boxsize=length)
+        tree = KDTree(np.where(inside < length, inside, 0), boxsize=length)
         pairs = tree.query_pairs(OVERLAP * float(np.min(length)), output_type="ndarray")
         if len(pairs):
             i, j = min(map(tuple, pairs.tolist()))

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .._errors import ConfigError
@@ -140,11 +141,10 @@ class LennardJones(AbstractPotential):
     def _onset(self) -> float:
         return self.onset if self.onset is not None else 0.8 * self.cutoff
 
-    def _at_cutoff(self, params: PyTree) -> tuple[Array, Array]:
-        """φ and dφ/dr at the cutoff."""
+    def _at_cutoff(self, params: PyTree) -> Array:
+        """dφ/dr at the cutoff."""
         s6 = (params["sigma"] / self.cutoff) ** 6
-        energy = 4 * params["epsilon"] * (s6 * s6 - s6)
-        return energy, -24 * params["epsilon"] * (2 * s6 * s6 - s6) / self.cutoff
+        return -24 * params["epsilon"] * (2 * s6 * s6 - s6) / self.cutoff
 
     def force_factor(self, params: PyTree, s: Array) -> Array:
         """f(s) = -φ'(r)/r, so that the force on i from j is f (x_i - x_j)."""
@@ -154,25 +154,31 @@ class LennardJones(AbstractPotential):
         s6 = s6 * s6 * s6
         factor = 24 * params["epsilon"] * (2 * s6 * s6 - s6) * inverse
         if self.truncation == "force_shift":
-            factor = factor + self._at_cutoff(params)[1] * jax.lax.rsqrt(s)
+            factor = factor + self._at_cutoff(params) * jax.lax.rsqrt(s)
         if self.truncation == "switch":
             value, slope = self._switch(s)
             factor = factor * value - 8 * params["epsilon"] * (s6 * s6 - s6) * slope
         return jnp.where(inside, factor, 0)
 
-    def _radial(self, params: PyTree, s: Array) -> Thermo:
-        """Energy, driving energy and virial of one pair."""
-        inside, safe = self._inside(s)
-        s6 = (params["sigma"] ** 2 / safe) ** 3
-        plain = 4 * params["epsilon"] * (s6 * s6 - s6)
-        at, slope = self._at_cutoff(params)
-        driving = plain - at
+    def _powers(self, s: Array) -> tuple[Thermo, Thermo]:
+        """What r⁻¹² and r⁻⁶ of one pair, truncated, give to energy, driving energy and virial."""
+        return self._power(6, s), self._power(3, s)
+
+    def _power(self, p: int, s: Array) -> Thermo:
+        inside, s = self._inside(s)
+        plain, at = s**-p, self.cutoff ** (-2 * p)
+        energy = driving = plain - at
+        virial = 2 * p * plain
+        if self.truncation == "cut":
+            energy = plain
         if self.truncation == "force_shift":
-            driving = driving - (jnp.sqrt(safe) - self.cutoff) * slope
+            r, slope = jnp.sqrt(s), -2 * p * at / self.cutoff
+            energy = driving = driving - (r - self.cutoff) * slope
+            virial = virial + r * slope
         if self.truncation == "switch":
-            driving = plain * self._switch(safe)[0]
-        energy = plain if self.truncation == "cut" else driving
-        virial = self.force_factor(params, s) * safe
+            value, slope = self._switch(s)
+            energy = driving = plain * value
+            virial = virial * value - 2 * s * plain * slope
         return Thermo(*(jnp.where(inside, x, 0) for x in (energy, driving, virial)))
 
     def tail_correction(self, params: PyTree, atoms: int, box: Box) -> tuple[Array, Array]:
@@ -190,7 +196,9 @@ class LennardJones(AbstractPotential):
             w = jnp.asarray((high - low) / 2 * weights)
             full = LennardJones(2 * self.cutoff, "cut")
             missing = jax.tree.map(
-                jnp.subtract, full._radial(params, r**2), self._radial(params, r**2)
+                jnp.subtract,
+                _combined(params, full._powers(r**2)),
+                _combined(params, self._powers(r**2)),
             )
             energy = energy + 2 * math.pi * atoms * density * jnp.sum(w * r**2 * missing.energy)
             virial = virial + 2 * math.pi * atoms * density * jnp.sum(w * r**2 * missing.virial)
@@ -207,21 +215,31 @@ class LennardJones(AbstractPotential):
         params = {k: jnp.asarray(v).astype(dtype) for k, v in params.items()}
         return params, positions.astype(dtype), box.astype(dtype)
 
-    def thermo(
-        self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
-    ) -> Thermo:
+    def features(self, positions: Positions, box: Box, neighbours: Any = None) -> PyTree:
         positions = jnp.asarray(positions)
-        params = {k: jnp.asarray(v, positions.dtype) for k, v in params.items()}
         box = jnp.asarray(box, positions.dtype)
-        if neighbours is None:
-            cast = self._cast(params, positions, box)
-            sums = pair_sums(self._radial, *cast, dtype=positions.dtype)
-        else:
-            index = neighbours.list.idx
-            sums = neighbours.spoil(list_sums(self._radial, params, positions, box, index))
+        powers = lambda _, s: self._powers(s)  # noqa: E731
+        if neighbours is not None:
+            return neighbours.spoil(list_sums(powers, {}, positions, box, neighbours.list.idx))
+        return pair_sums(powers, *self._cast({}, positions, box), dtype=positions.dtype)
+
+    def thermo(
+        self,
+        params: PyTree,
+        positions: Positions,
+        box: Box,
+        neighbours: Any = None,
+        features: PyTree = None,
+    ) -> Thermo:
+        if features is None:
+            features = self.features(positions, box, neighbours)
+        dtype = jnp.asarray(positions).dtype
+        params = {k: jnp.asarray(v, dtype) for k, v in params.items()}
+        sums = _combined(params, features)
         if not self.tail:
             return sums
-        energy, virial = self.tail_correction(params, positions.shape[0], box)
+        box = jnp.asarray(box, dtype)
+        energy, virial = self.tail_correction(params, jnp.shape(positions)[0], box)
         return Thermo(sums.energy + energy, sums.driving, sums.virial + virial)
 
     def energy(
@@ -276,7 +294,7 @@ class LennardJones(AbstractPotential):
     def allocate(
         self, params: PyTree, positions: Positions, box: Box, previous: Any = None
     ) -> Neighbours | None:
-        traced = any(isinstance(x, jax.core.Tracer) for x in (positions, box))
+        traced = any(isinstance(x, Tracer) for x in (positions, box))
         if traced or not self._takes_list(positions.shape[0], np.asarray(box)):
             return None
         functions, cells = list_functions(
@@ -298,3 +316,10 @@ class LennardJones(AbstractPotential):
 
     def overflowed(self, neighbours: Any) -> Array:
         return jnp.asarray(False) if neighbours is None else neighbours.overflowed
+
+
+def _combined(params: PyTree, features: tuple[Thermo, Thermo]) -> Thermo:
+    """4εσ¹² of the repulsive sums less 4εσ⁶ of the attractive ones."""
+    sixth = params["sigma"] ** 6
+    attraction = 4 * params["epsilon"] * sixth
+    return jax.tree.map(lambda r, a: attraction * (sixth * r - a), *features)

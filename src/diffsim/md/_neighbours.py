@@ -119,7 +119,9 @@ def list_functions(box: tuple[float, ...], reach: float, skin: float) -> tuple[A
     """JAX-MD's list, and its cell list or None, for pairs up to `reach` in a periodic box."""
     from jax_md import partition
 
-    edges = np.asarray(box)
+    # As Any: JAX-MD declares JAX arrays where it takes NumPy's too.
+    edges: Any = np.asarray(box)
+    single: Any = np.float32(edges)
     cutoff = reach * (1 + SAFETY)
     across = np.floor(edges / (cutoff + skin) * (1 - SAFETY))
     celled = bool(np.min(across) >= 3 and 27 / np.prod(across) <= CELL_SHARE)
@@ -132,5 +134,5 @@ def list_functions(box: tuple[float, ...], reach: float, skin: float) -> tuple[A
         functions = partition.neighbor_list(
             displacement, edges, cutoff, skin, disable_cell_list=not celled
         )
-        cells = partition.cell_list(np.float32(edges), cutoff + skin) if celled else None
+        cells = partition.cell_list(single, cutoff + skin) if celled else None
     return functions, cells

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -114,7 +115,8 @@ class NVT(AbstractDynamics, AbstractEquilibrium):
         return self._observe(params, state, temperature, state.kinetic, state.atoms * state.kT)
 
     def reduced_energy(self, params: PyTree, state: State) -> Array:
-        driving = self.potential.driving_energy(
-            params, state.positions, state.box, state.neighbours
-        )
-        return driving / state.kT
+        return self._thermo(params, state).driving / state.kT
+
+    def sample(self, state: State) -> State:
+        features = self.potential.features(state.positions, state.box, state.neighbours)
+        return dataclasses.replace(state, features=features)

@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from .._errors import ConfigError
@@ -61,8 +62,18 @@ class AbstractPotential(eqx.Module):
         scaled = lambda c: self.driving_energy(params, c * positions, c * box, neighbours)  # noqa: E731
         return -jax.grad(scaled)(one)
 
+    def features(self, positions: Positions, box: Box, neighbours: Any = None) -> PyTree:
+        """What of a configuration determines `thermo` at any parameters, where that is little: a
+        sample that carries it is reweighted without another look at its pairs. None: all of it."""
+        return None
+
     def thermo(
-        self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
+        self,
+        params: PyTree,
+        positions: Positions,
+        box: Box,
+        neighbours: Any = None,
+        features: PyTree = None,
     ) -> Thermo:
         """Energy, driving energy and virial of one configuration."""
         arguments = (params, positions, box, neighbours)
@@ -217,7 +228,7 @@ class Potential(AbstractPotential):
     ) -> Neighbours | None:
         if self.neighbor_fn is None:
             return None
-        if not any(isinstance(x, jax.core.Tracer) for x in (positions, box)):
+        if not any(isinstance(x, Tracer) for x in (positions, box)):
             return make(self.neighbor_fn, positions, box, previous)
         whole = make_for_all_pairs(self.neighbor_fn, positions.shape[0], positions.dtype)
         return whole.updated(positions, box)
