@@ -16,7 +16,9 @@ NUMBER = re.compile(r"-?\d+\.\d+")
 
 def test_the_readme_example_prints_what_it_shows():
     text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    code, shown = re.search(r"```python\n(.*?)```\s+```text\n(.*?)```", text, re.S).groups()
+    found = re.search(r"```python\n(.*?)```\s+```text\n(.*?)```", text, re.S)
+    assert found is not None
+    code, shown = found.groups()
     assert len([line for line in code.splitlines() if line.strip()]) <= 16
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

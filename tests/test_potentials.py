@@ -113,44 +113,45 @@ def _pull(
     )
 
 
-def _silicon_dynamics(silicon, potential: md.Potential) -> tuple[md.NVE, md.State]:
+@pytest.fixture(scope="module")
+def moving(silicon):
+    """Silicon in motion, with a neighbour list."""
     x, box, truth = silicon
-    sim = md.NVE(potential, 0.001, "metal")
+    sim = md.NVE(_stillinger_weber_list(box), 0.001, "metal")
     return sim, sim.init(
         truth, jax.random.key(1), positions=x, box=box, temperature=900.0, masses=SILICON
     )
 
 
-def test_silicon_conserves_energy_with_and_without_a_list(silicon):
-    ends = {}
-    for steps, potential in (
-        (40, _stillinger_weber_list(silicon[1])),
-        (10, md.Potential(_stillinger_weber(silicon[1]))),
-    ):
-        sim, start = _silicon_dynamics(silicon, potential)
+def test_silicon_conserves_energy_with_and_without_a_list(silicon, moving):
+    sim, start = moving
+    bare = eqx.tree_at(lambda s: s.neighbours, start, None)
+    whole = md.NVE(md.Potential(_stillinger_weber(silicon[1])), 0.001, "metal")
+    laws = (ds.Conserved("total_energy", rtol=2e-3),)
+    names = ("positions", "temperature")
+    ends = []
+    for which, state, steps in ((sim, start, 40), (whole, bare, 10)):
         schedule = ds.Schedule(steps=steps, save_every=10)
-        laws = (ds.Conserved("total_energy", rtol=2e-3),)
-        run = eqx.filter_jit(lambda s, sim=sim, **kw: ds.solve(sim, silicon[2], s, **kw))
-        names = ("positions", "temperature")
-        ends[steps] = run(start, schedule=schedule, laws=laws, observables=names).check()
-        assert ends[steps].ledger.ok.all()
-    listed, whole = (ends[steps].observables for steps in (40, 10))
-    assert int(ends[40].state.neighbours.rebuilds) >= 1
-    np.testing.assert_allclose(listed["positions"][0], whole["positions"][0], atol=1e-11)
+        run = eqx.filter_jit(lambda s, which=which, **kw: ds.solve(which, silicon[2], s, **kw))
+        ends.append(run(state, schedule=schedule, laws=laws, observables=names).check())
+        assert ends[-1].ledger.ok.all()
+    assert int(ends[0].state.neighbours.rebuilds) >= 1
+    listed, dense = (end.observables for end in ends)
+    np.testing.assert_allclose(listed["positions"][0], dense["positions"][0], atol=1e-11)
     # Half of what the atoms were given goes into the bonds.
     assert 300 < float(listed["temperature"][-1]) < 700
 
 
-def test_a_parameter_of_silicon_is_found_from_where_atoms_go(silicon):
-    sim, start = _silicon_dynamics(silicon, _stillinger_weber_list(silicon[1]))
+def test_a_parameter_of_silicon_is_found_from_where_atoms_go(silicon, moving):
+    sim, start = moving
     guess = {"epsilon": ds.Parameter(2.05, transform="positive")}
     problem = _pull(sim, start, silicon[2], guess, steps=10, save_every=5)
     found = ds.least_squares(problem, steps=6)
     np.testing.assert_allclose(found.values["epsilon"], EPSILON, rtol=1e-6)
 
 
-def test_the_gradient_of_a_silicon_trajectory(silicon):
-    sim, start = _silicon_dynamics(silicon, _stillinger_weber_list(silicon[1]))
+def test_the_gradient_of_a_silicon_trajectory(moving):
+    sim, start = moving
     schedule = ds.Schedule(steps=20, save_every=20)
 
     @jax.jit

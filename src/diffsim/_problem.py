@@ -287,13 +287,14 @@ class Problem(eqx.Module):
         for name, p in self.parameters.items():
             if p.prior is None:
                 continue
-            if not hasattr(p.prior, "standardised"):
+            standardised = getattr(p.prior, "standardised", None)
+            if standardised is None:
                 raise ConfigError(
                     "least squares needs a Gaussian prior",
                     key=f"parameters.{name}.prior",
                     allowed="diffsim.Normal, diffsim.LogNormal",
                 )
-            out.append(jnp.ravel(p.prior.standardised(values[name])))
+            out.append(jnp.ravel(standardised(values[name])))
         return out
 
     def log_likelihood(self, prediction: Prediction, use: Array | None = None) -> Array:

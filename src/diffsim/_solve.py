@@ -120,8 +120,8 @@ def solve(
     start = observe(simulation, params, state)
     trajectory = adjoint.loop(simulation, params, state, plan, observe)
     block_steps = (jnp.arange(plan.blocks, dtype=jnp.int32) + 1) * plan.stride
-    lawful = ({k: tree[k] for k in law_names} for tree in (start, trajectory.observables))
-    ledger = assess(laws, *lawful, block_steps)
+    first, series = ({k: t[k] for k in law_names} for t in (start, trajectory.observables))
+    ledger = assess(laws, first, series, block_steps)
     steps = plan.saved_steps()
     dt = simulation.time_step()
     return Solution(

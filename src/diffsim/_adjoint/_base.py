@@ -120,6 +120,11 @@ def march_blocks(
     return state, health, seen
 
 
+def arrays(tree: PyTree) -> PyTree:
+    """The same tree with Python's floats as arrays, which have a gradient."""
+    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, tree)
+
+
 def inexact(tree: PyTree) -> PyTree:
     """The differentiable leaves of a tree, None elsewhere."""
     return eqx.filter(tree, eqx.is_inexact_array)
@@ -137,3 +142,29 @@ def add(a: PyTree, b: PyTree) -> PyTree:
         return y if x is None else x if y is None else x + y
 
     return jax.tree.map(one, a, b, is_leaf=lambda x: x is None)
+
+
+def filled(
+    cotangents: PyTree,
+    observe: Observe,
+    sim: AbstractSimulation,
+    params: Params,
+    state: State,
+    plan: SavePlan,
+) -> PyTree:
+    """Cotangents of all that was saved (leading axis: blocks), zeros where nobody asked for one."""
+    shapes = eqx.filter_eval_shape(lambda p, s: inexact(observe(sim, p, s)), params, state)
+    return jax.tree.map(
+        lambda shape, ct: jnp.zeros((plan.blocks, *shape.shape), shape.dtype) if ct is None else ct,
+        shapes,
+        cotangents,
+    )
+
+
+def pull_observation(
+    observe: Observe, sim: AbstractSimulation, params: Params, state: State, cotangent: PyTree
+) -> tuple[Params, State]:
+    """What one observation, made at `state`, adds to the cotangents of parameters and state."""
+    _, transpose = eqx.filter_vjp(lambda p, s: inexact(observe(sim, p, s)), params, state)
+    ct_params, ct_state = transpose(cotangent)
+    return ct_params, inexact(ct_state)

@@ -15,7 +15,18 @@ from jaxtyping import PyTree
 from .._errors import ConfigError
 from .._schedule import SavePlan
 from .._simulation import AbstractSimulation, Params, State
-from ._base import AbstractAdjoint, Health, Observe, Trajectory, add, inexact, zeros_of
+from ._base import (
+    AbstractAdjoint,
+    Health,
+    Observe,
+    Trajectory,
+    add,
+    arrays,
+    filled,
+    inexact,
+    pull_observation,
+    zeros_of,
+)
 
 
 class RecursiveCheckpoint(AbstractAdjoint):
@@ -183,16 +194,16 @@ def _forward_keep(perturbed, operands, sim, plan, observe, slots):
 def _backward(residuals, cotangents, perturbed, operands, sim, plan, observe, slots):
     del perturbed
     final, stores = residuals
-    params, start = operands
+    params, start = arrays(operands[0]), operands[1]
     (ct_state, ct_observed), _ = cotangents
+    ct_observed = filled(ct_observed, observe, sim, params, final, plan)
     _, back = binomial_schedule(plan.steps, slots)
 
     def see_back(state, ct_params, ct_state, save):
         """Add the pullback of the observation numbered `save`, made at `state`."""
-        _, transpose = eqx.filter_vjp(lambda p, s: observe(sim, p, s), params, state)
         ct = jax.tree.map(lambda c: c[save], ct_observed)
-        more_params, more_state = transpose(ct)
-        return add(ct_params, more_params), add(ct_state, inexact(more_state))
+        more_params, more_state = pull_observation(observe, sim, params, state, ct)
+        return add(ct_params, more_params), add(ct_state, more_state)
 
     def reverse(state, ct_params, ct_state, step):
         more, ct_state = sim.pullback(params, state, ct_state)

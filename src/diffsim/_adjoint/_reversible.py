@@ -11,7 +11,18 @@ from jaxtyping import Array, PyTree
 
 from .._schedule import SavePlan
 from .._simulation import AbstractReversible, AbstractSimulation, Params, State
-from ._base import AbstractAdjoint, Health, Observe, Trajectory, add, inexact, zeros_of
+from ._base import (
+    AbstractAdjoint,
+    Health,
+    Observe,
+    Trajectory,
+    add,
+    arrays,
+    filled,
+    inexact,
+    pull_observation,
+    zeros_of,
+)
 
 
 class Reversible(AbstractAdjoint):
@@ -85,18 +96,14 @@ def _forward_keep(perturbed, operands, sim, plan, observe):
 def _backward(residuals, cotangents, perturbed, operands, sim, plan, observe):
     del perturbed
     start, exact = residuals
-    params, _ = operands
+    params = arrays(operands[0])
     (ct_state, ct_observed), _ = cotangents
     ct_state = add(inexact(ct_state), zeros_of(sim.from_exact(exact)))
 
-    def seen(params, state):
-        return observe(sim, params, state)
-
     def unblock(carry, ct_seen):
         exact, ct_params, ct_state = carry
-        _, transpose = eqx.filter_vjp(seen, params, sim.from_exact(exact))
-        more_params, more_state = transpose(ct_seen)
-        carry = (exact, add(ct_params, more_params), add(ct_state, inexact(more_state)))
+        more = pull_observation(observe, sim, params, sim.from_exact(exact), ct_seen)
+        carry = (exact, *map(add, (ct_params, ct_state), more))
         return jax.lax.scan(untick, carry, length=plan.stride)[0], None
 
     def untick(carry, _):
@@ -106,27 +113,8 @@ def _backward(residuals, cotangents, perturbed, operands, sim, plan, observe):
         return (exact, add(ct_params, more_params), ct_state), None
 
     carry = (exact, zeros_of(params), ct_state)
-    carry, _ = jax.lax.scan(unblock, carry, _filled(ct_observed, seen, carry, params, sim, plan))
+    ct_observed = filled(ct_observed, observe, sim, params, sim.from_exact(exact), plan)
+    carry, _ = jax.lax.scan(unblock, carry, ct_observed, reverse=True)
     returned, ct_params, ct_state = carry
     blame = jnp.where(sim.same(returned, start), 0.0, jnp.nan)
     return jax.tree.map(lambda ct: ct + blame.astype(ct.dtype), (ct_params, ct_state))
-
-
-def _filled(ct_observed, seen, carry, params, sim, plan):
-    """Cotangents of the saved observables, last block first, zeros where nobody asked for one."""
-    shapes = eqx.filter_eval_shape(lambda p, e: seen(p, sim.from_exact(e)), params, carry[0])
-
-    def one(ct, shape):
-        if ct is None:
-            ct = jnp.zeros((plan.blocks, *shape.shape), shape.dtype)
-        return ct[::-1]
-
-    inexact_shapes = jax.tree.map(
-        lambda s: s if jnp.issubdtype(s.dtype, jnp.inexact) else None, shapes
-    )
-    return jax.tree.map(
-        lambda s, ct: one(ct, s) if s is not None else None,
-        inexact_shapes,
-        {name: ct_observed[name] for name in inexact_shapes},
-        is_leaf=lambda x: x is None,
-    )

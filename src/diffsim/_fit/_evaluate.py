@@ -114,7 +114,7 @@ class Evaluator:
         self.cost = Cost(0.0, 0.0, None)
         self.seconds: list[float] = []
 
-    def at(self, z: Array, use: Array) -> tuple[Any, Any, Prediction, dict[str, Any]]:
+    def at(self, z: Array, use: Array | np.ndarray) -> tuple[Any, Any, Prediction, dict[str, Any]]:
         """(value, derivative, prediction, facts) at z, from samples that serve at z."""
         fresh = self.sampled and self.samples is None
         if fresh:
@@ -165,12 +165,12 @@ class Evaluator:
             self.watch(what, {"steps": piece.steps, "of": steps})
         return kept
 
-    def run(self, use: Array, z: Array) -> Run:
+    def run(self, use: Array | np.ndarray, z: Array) -> Run:
         """What an evaluation at z is made of."""
         adjoint = Reweight(self.samples) if self.sampled else self.adjoint
         return Run(self.problem, adjoint, self.states, jnp.asarray(use, z.dtype))
 
-    def _call(self, z: Array, use: Array) -> Evaluation:
+    def _call(self, z: Array, use: Array | np.ndarray) -> Evaluation:
         arguments = (z, self.run(use, z))
         dynamic, static = eqx.partition(arguments, eqx.is_array)
         shape = jax.tree.map(lambda x: (x.shape, str(x.dtype)), dynamic)

@@ -57,7 +57,8 @@ def fit(
 
     **Arguments:** `optimiser`: any optax transformation (default `optax.lbfgs()`, whose line search
     evaluates the loss further times); `adjoint`: how ∇L is taken; with `Reweight` samples are drawn
-    anew when their effective fraction falls under 0.3; `tol`: end when ‖∇L/n‖ is below; `use`, `chunk`, `watch`: as in `least_squares`.
+    anew when their effective fraction falls under 0.3; `tol`: end when ‖∇L/n‖ is below; `use`,
+    `chunk`, `watch`: as in `least_squares`.
 
     The best iterate seen is returned, without error bars: see `least_squares` for those.
 

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from .._problem import Problem
 from .._statistics import blocking
@@ -106,7 +107,7 @@ def _count(problem: Problem, use: np.ndarray, residuals: int) -> int:
 
 def _slopes(problem: Problem, theta: Mapping[str, jax.Array]) -> np.ndarray:
     """dθ/dz of each free parameter, in the flattened order of θ."""
-    flat, unravel = jax.flatten_util.ravel_pytree(dict(theta))
+    flat, unravel = ravel_pytree(dict(theta))
 
     def values(z):
         free = problem.values(unravel(z))

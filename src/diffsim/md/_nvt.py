@@ -115,6 +115,7 @@ class NVT(AbstractDynamics, AbstractEquilibrium):
         return self._observe(params, state, temperature, state.kinetic, state.atoms * state.kT)
 
     def reduced_energy(self, params: PyTree, state: State) -> Array:
+        assert state.kT is not None
         return self._thermo(params, state).driving / state.kT
 
     def sample(self, state: State) -> State:

@@ -15,7 +15,8 @@ class State(eqx.Module):
     positions, velocities: (atoms, 3), positions unwrapped; forces: (atoms, 3), a cache of the
     potential's forces at `positions`; masses: (atoms,) in energy time²/length²; box: (3,) edges;
     step: the number of steps taken; kT: () [energy], key and kinetic: of thermostatted ensembles
-    (`kinetic`: kinetic energy right after the noise); neighbours: of potentials that need them; features: of samples, what the potential keeps of them.
+    (`kinetic`: kinetic energy right after the noise); neighbours: of potentials that need them;
+    features: of samples, what the potential keeps of them.
     """
 
     positions: Float[Array, "atoms 3"]
