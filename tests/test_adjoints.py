@@ -169,7 +169,7 @@ TABLE: dict[str, tuple[Callable[[], Problem], tuple[str, ...]]] = {
     "walk": (walk, ("direct", "checkpoint 3")),
     "scaling": (scaling, (*EVERY, "reversible")),
     "liquid": (liquid, ("direct", "checkpoint 3", "reversible")),
-    "thermostat": (thermostat, ("direct", "checkpoint 3")),
+    "thermostat": (thermostat, ("checkpoint 3",)),
     "springs": (bound, ("direct", "checkpoint", "reversible")),
 }
 PROBLEMS = {name: functools.cache(make) for name, (make, _) in TABLE.items()}
@@ -282,7 +282,10 @@ def unit_directions(zero):
             yield jax.tree.unflatten(treedef, [*leaves[:i], one, *leaves[i + 1 :]])
 
 
-@pytest.mark.parametrize(("name", "adjoint"), [pair for pair in PAIRS if pair[1] != "direct"])
+OTHERS = [pair for pair in PAIRS if pair[1] != "direct" and "direct" in TABLE[pair[0]][1]]
+
+
+@pytest.mark.parametrize(("name", "adjoint"), OTHERS)
 def test_agrees_with_direct(name, adjoint):
     value, gradient = gradient_at_start(name, adjoint)
     expected_value, expected = gradient_at_start(name, "direct")
@@ -309,7 +312,7 @@ VMAPPED = [
     ("walk", "checkpoint 3"),
     ("scaling", "reversible"),
     ("springs", "checkpoint"),
-    ("liquid", "reversible"),
+    ("springs", "reversible"),
 ]
 
 
@@ -392,18 +395,18 @@ def test_gradients_in_masses_and_box(held, adjoint):
         np.testing.assert_allclose(found, expected, rtol=1e-7)
 
 
-def test_a_single_atom_has_finite_gradients():
+@pytest.mark.parametrize("adjoint", ["direct", "checkpoint 3", "reversible"])
+def test_a_single_atom_has_finite_gradients(adjoint):
     """Its momentum is all that it has: no degree of freedom is left for a temperature."""
     nve, params = springs(0.1), {"stiffness": jnp.asarray(1.7)}
     one = jnp.ones((1, 3))
     state = nve.init(params, jax.random.key(0), positions=one, velocities=one, box=9 * one[0])
-    for adjoint in (Direct(), RecursiveCheckpoint(2), Reversible()):
 
-        def final(params, adjoint=adjoint):
-            sol = ds.solve(nve, params, state, schedule=Schedule(steps=3), adjoint=adjoint)
-            return jnp.sum(sol.observables["positions"])
+    def final(params):
+        sol = ds.solve(nve, params, state, schedule=Schedule(steps=3), adjoint=ADJOINTS[adjoint])
+        return jnp.sum(sol.observables["positions"])
 
-        assert np.isfinite(jax.grad(final)(params)["stiffness"]), type(adjoint).__name__
+    assert np.isfinite(jax.jit(jax.grad(final))(params)["stiffness"])
 
 
 def test_forward_mode():

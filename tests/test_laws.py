@@ -24,11 +24,12 @@ from diffsim import (
     Monotone,
     Schedule,
     SimulationError,
+    md,
 )
 from diffsim._drive import View, drive
 from diffsim._errors import LawBroken
 from diffsim._laws import assess
-from problems import argon_box
+from problems import argon_box, springs
 
 NAN = math.nan
 
@@ -187,18 +188,34 @@ def test_laws_stand_outside_of_the_gradient():
 
 
 # The host's loop: what it sees does not depend on how long its chunks are.
-VIEW = View(("potential_energy", "pressure", "positions", "kinetic_energy"))
+VIEW = View(("potential_energy", "positions", "kinetic_energy"))
 LAWS = (
     Conserved("total_energy", rtol=1e-2),
-    Conserved("momentum", atol=1e-12),
+    Conserved("momentum", atol=0.5),
     Monotone("kinetic_energy"),
     Bounded("temperature", upper=0.9),
 )
 
 
-def test_the_length_of_chunks_changes_nothing():
+def bound():
+    nve, params = springs(0.1), {"stiffness": jnp.asarray(1.0)}
+    x = np.random.default_rng(0).standard_normal((2, 3, 3))
+    start = dict(positions=x[0], velocities=x[1], box=np.full(3, 9.0))
+    return nve, params, nve.init(params, jax.random.key(0), **start)
+
+
+def warm():
+    return argon_box(atoms=8, density=0.4, kind=md.NVT, friction=1.0, temperature=1.2)
+
+
+CHUNKS = {"springs": (bound, (1, 2, 4, 6, 8, 10, 15, 18, 20, 100)), "liquid": (warm, (4, 14))}
+
+
+@pytest.mark.parametrize("name", CHUNKS)
+def test_the_length_of_chunks_changes_nothing(name):
     """Bits of states and saves, the ledger, and the numbers of the steps."""
-    simulation, params, state = argon_box(atoms=8, density=0.4, temperature=1.2)
+    make, lengths = CHUNKS[name]
+    simulation, params, state = make()
     states = jax.tree.map(lambda x: jnp.stack([x, x]), state)
     states = eqx.tree_at(lambda s: s.velocities, states, states.velocities.at[1].multiply(0.7))
     options: Any = dict(steps=20, save_every=2, view=VIEW, laws=LAWS)
@@ -213,9 +230,9 @@ def test_the_length_of_chunks_changes_nothing():
     whole, (last,), ledger = run(None)
     assert (last.first_saved_step, last.steps) == (2, 20)
     assert set(whole) == set(VIEW.observables)
-    assert whole["pressure"].shape == (2, 10)
-    assert ledger.ok.tolist() == [True, True, False, False]
-    for length in (1, 2, 4, 6, 10, 15, 20, 100):
+    assert whole["positions"].shape == (2, 10, state.atoms, 3)
+    assert not ledger.ok.all()
+    for length in lengths:
         parts, chunks, merged = run(length)
         ends = [chunk.steps for chunk in chunks]
         assert ends[-1] == 20 and all(end % 2 == 0 for end in ends)
@@ -227,7 +244,7 @@ def test_the_length_of_chunks_changes_nothing():
 
 
 def test_a_continued_run_is_the_same_run():
-    simulation, params, state = argon_box(atoms=8, density=0.4, temperature=1.2)
+    simulation, params, state = bound()
     states = jax.tree.map(lambda x: x[None], state)
     options: Any = dict(steps=16, save_every=2, chunk=4, view=VIEW, laws=LAWS)
     chunks = list(drive(simulation, params, states, **options))

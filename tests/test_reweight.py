@@ -229,33 +229,33 @@ def warm_liquid():
 
 
 @eqx.filter_jit
-def liquid_averages(params, states, adjoint):
+def liquid_averages(params, states):
+    """Of each replica, with their gradients."""
     nvt, _, _ = warm_liquid()
+    schedule, names = Schedule(steps=10 * SAVES, save_every=10), ["residual_energy", "pressure"]
 
-    def one(state):
-        schedule = Schedule(steps=10 * SAVES, save_every=10)
-        names = ["residual_energy", "pressure"]
-        sol = ds.solve(nvt, params, state, schedule=schedule, adjoint=adjoint, observables=names)
-        return {name: jnp.mean(value) for name, value in sol.observables.items()}
+    def averages(params, state):
+        run = functools.partial(ds.solve, nvt, params, state, schedule=schedule)
+        sol = run(adjoint=Reweight(), observables=names)
+        means = {name: jnp.mean(value) for name, value in sol.observables.items()}
+        return means, means
 
-    return eqx.filter_vmap(one)(states)
+    both = jax.jacrev(averages, has_aux=True)
+    return eqx.filter_vmap(both, in_axes=(None, 0))(params, states)
 
 
 def test_gradients_of_a_liquid_are_those_of_long_runs():
     """A plainly cut potential, whose forces sample the shifted energy."""
     _, params, states = warm_liquid()
-    found = jax.jit(jax.jacrev(lambda p: liquid_averages(p, states, Reweight())))(params)
-    h = {"epsilon": 0.1, "sigma": 0.03}
-    for key in params:
-        up, down = (
-            liquid_averages({**params, key: params[key] + c * h[key]}, states, Direct())
-            for c in (1, -1)
-        )
+    slopes, _ = liquid_averages(params, states)
+    for key, h in {"epsilon": 0.1, "sigma": 0.03}.items():
+        shifted = ({**params, key: params[key] + c * h} for c in (1, -1))
+        up, down = (liquid_averages(moved, states)[1] for moved in shifted)
         for name in up:
             # A step this large makes an error of its own, a few per cent at most.
-            rise = (np.asarray(up[name]) - np.asarray(down[name])) / (2 * h[key])
-            slope = np.asarray(found[name][key])
-            n = len(rise)
-            error = math.hypot(rise.std(ddof=1), slope.std(ddof=1)) / math.sqrt(n)
+            rise = (np.asarray(up[name]) - np.asarray(down[name])) / (2 * h)
+            slope = np.asarray(slopes[name][key])
+            spread = math.hypot(rise.std(ddof=1), slope.std(ddof=1))
+            error = spread / math.sqrt(REPLICAS)
             assert abs(slope.mean() - rise.mean()) < 4 * error + 0.04 * abs(rise.mean())
             assert error < 0.15 * abs(rise.mean()) + 0.1

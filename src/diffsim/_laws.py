@@ -195,6 +195,8 @@ class Ledger(eqx.Module):
     def rows(self) -> list[dict[str, Any]]:
         """One row a law for people and JSON: name, worst, tolerance, ok, step, action. Host
         side."""
+        if not self.laws:
+            return []
         worst = np.asarray(self.worst).reshape(-1, len(self.laws))
         steps = np.asarray(self.first_broken_step).reshape(-1, len(self.laws))
         rows = []

@@ -50,13 +50,13 @@ class Schedule(eqx.Module):
     def __init__(
         self,
         *,
-        steps: int | None = None,
-        save_every: int | None = None,
+        steps: int | np.integer | None = None,
+        save_every: int | np.integer | None = None,
         t0: float = 0.0,
         t1: float | None = None,
-        ts: Sequence[float] | None = None,
+        ts: Sequence[float] | np.ndarray | None = None,
     ):
-        self.steps, self.save_every = steps, save_every
+        self.steps, self.save_every = _plain(steps), _plain(save_every)
         self.t0, self.t1 = float(t0), None if t1 is None else float(t1)
         self.ts = None if ts is None else tuple(float(t) for t in np.asarray(ts).ravel())
 
@@ -82,6 +82,9 @@ class Schedule(eqx.Module):
             raise ConfigError("must be finite, increasing and not before t0", key="ts")
         if self.t1 is not None and (not math.isfinite(self.t1) or self.t1 < times[-1]):
             raise ConfigError("must be finite and not before the last of ts", key="t1")
+        if max(times[-1], self.t1 or times[-1]) <= self.t0:
+            key = "ts" if self.t1 is None else "t1"
+            raise ConfigError(f"must lie after t0={self.t0:g}: there is no step", key=key)
 
     def plan(self, dt: float | None) -> SavePlan:
         """The schedule in steps of `dt` (its unit that of ts); refuses times between the steps."""
@@ -96,10 +99,11 @@ class Schedule(eqx.Module):
         off = np.abs(wanted - counts * dt)
         if np.any(off > 1e-6 * dt):
             bad = wanted[np.argmax(off)] + self.t0
+            fitting = _fitting_step(wanted, dt)
             raise ConfigError(
                 f"the time {bad:g} is not a whole number of steps of {dt:g} after t0={self.t0:g}",
                 key="schedule.ts",
-                suggestion=f"dt = {wanted[np.argmax(off)] / max(1, math.ceil(bad / dt)):.6g}",
+                suggestion=None if fitting is None else f"dt = {fitting!r}",
             )
         saves = counts[:-1] if self.ts is not None else counts[-1:]
         stride = int(np.gcd.reduce(counts[counts > 0])) if np.any(counts > 0) else 1
@@ -111,3 +115,19 @@ def _check_count(key: str, value: object) -> None:
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or value < 1:  # pyright: ignore[reportOperatorIssue]
         raise ConfigError("must be a whole number of at least 1", key=key, value=value)
+
+
+def _plain(count: int | np.integer | None) -> int | None:
+    """NumPy's whole numbers as Python's; anything else as it is, to be checked."""
+    return int(count) if isinstance(count, np.integer) else count
+
+
+def _fitting_step(wanted: np.ndarray, dt: float) -> float | None:
+    """The largest step below dt of which all times are whole numbers, if one is near."""
+    first = float(wanted[wanted > 0][0])
+    least = math.ceil(first / dt * (1 + 1e-9))
+    for count in range(least, 4 * least + 4):
+        step = first / count
+        if np.all(np.abs(wanted - np.rint(wanted / step) * step) <= 1e-9 * step):
+            return step
+    return None

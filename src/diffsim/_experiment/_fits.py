@@ -14,7 +14,7 @@ import optax
 
 from .._adjoint import Reweight
 from .._errors import ConfigError
-from .._fit import FitResult, fit, least_squares
+from .._fit import FitResult, fit, least_squares, scalars
 from .._solve import over_batch
 from .._statistics import blocking
 from ._session import Session
@@ -186,7 +186,7 @@ def parameters(experiment: Experiment, result: FitResult) -> dict[str, Any]:
     """result.json's `parameters`: scalar ones with their error bars."""
     out = {}
     for name, value in result.values.items():
-        if np.size(value) != 1:
+        if name not in scalars(result.values):
             continue
         u, free = result.uncertainty, name in experiment.problem.free
         known = u is not None and free

@@ -13,7 +13,7 @@ import numpy as np
 from .._adjoint import AbstractAdjoint
 from .._drive import View, drive
 from .._errors import ConfigError
-from .._fit import FitResult
+from .._fit import FitResult, scalars
 from .._solve import over_batch
 from ._session import Session
 
@@ -112,8 +112,8 @@ class AdjointStudy(AbstractStudy):
             "name": type(adjoint).__name__,
             "why": adjoint.why,
             "loss": result.loss,
-            "parameters": {k: float(v) for k, v in result.values.items() if np.size(v) == 1},
-            "gradient": {k: float(v) for k, v in table.items() if np.size(v) == 1},
+            "parameters": scalars(result.values),
+            "gradient": scalars(table),
             "iteration_s": result.cost.evaluation_s,
             "compile_s": result.cost.compile_s,
             "temp_bytes": result.cost.temp_bytes,

@@ -17,7 +17,7 @@ from .._adjoint import AbstractAdjoint, Direct
 from .._errors import ConfigError
 from .._problem import Problem
 from ._evaluate import Evaluator, Run, Watch, loss_and_gradient, silent
-from ._result import FitResult, scalar
+from ._result import FitResult, scalars
 
 
 @eqx.filter_jit
@@ -88,7 +88,7 @@ def fit(
         record = {
             "iteration": iteration,
             "loss": float(loss),
-            "parameters": {name: scalar(v) for name, v in values.items() if np.size(v) == 1},
+            "parameters": scalars(values),
             "gradient_norm": norm,
             **facts,
             "seconds": time.perf_counter() - began,

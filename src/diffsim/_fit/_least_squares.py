@@ -18,7 +18,7 @@ from .._errors import ConfigError
 from .._problem import Problem
 from .._schedule import Schedule
 from ._evaluate import Evaluator, Watch, residuals_and_jacobian, silent
-from ._result import FitResult, scalar
+from ._result import FitResult, scalars
 from ._uncertainty import Uncertainty, estimate
 
 MAX_STEP = 0.3  # of an unconstrained parameter of size one: 35 % of a positive one
@@ -130,7 +130,7 @@ class _Fit:
         record = {
             "iteration": len(self.history),
             "loss": point.loss,
-            "parameters": {name: scalar(v) for name, v in values.items() if np.size(v) == 1},
+            "parameters": scalars(values),
             "gradient_norm": float(np.linalg.norm(point.jacobian.T @ point.residuals)),
             **facts,
             "seconds": time.perf_counter() - began,

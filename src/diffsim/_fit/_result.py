@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from .._problem import Prediction
 from ._uncertainty import Uncertainty
@@ -53,7 +55,7 @@ class FitResult(eqx.Module):
         return self.uncertainty.total[name]
 
 
-def scalar(value: Array | float) -> float | list[Any]:
-    """A JSON-ready number, or nested lists of an array."""
-    array = np.asarray(value, dtype=float)
-    return float(array) if array.ndim == 0 else array.tolist()
+def scalars(values: Mapping[str, Any]) -> dict[str, float]:
+    """The parameters that are single numbers, as metrics show them; networks are left out."""
+    numbers = {k: v for k, v in values.items() if isinstance(v, (float, np.ndarray, jax.Array))}
+    return {name: float(np.ravel(v)[0]) for name, v in numbers.items() if np.size(v) == 1}

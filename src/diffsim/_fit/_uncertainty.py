@@ -111,7 +111,7 @@ def _slopes(problem: Problem, theta: Mapping[str, jax.Array]) -> np.ndarray:
 
     def values(z):
         free = problem.values(unravel(z))
-        return jnp.concatenate([jnp.ravel(free[name]) for name in sorted(problem.free)])
+        return jnp.concatenate([ravel_pytree(free[name])[0] for name in sorted(problem.free)])
 
     return np.diag(np.atleast_2d(np.asarray(jax.jacfwd(values)(flat))))
 
@@ -121,7 +121,7 @@ def _errors(problem: Problem, covariance: np.ndarray, slopes: np.ndarray) -> dic
     errors = np.sqrt(np.maximum(np.diag(covariance), 0)) * np.abs(slopes)
     out, at = {}, 0
     for name in sorted(problem.free):
-        size = np.size(problem.parameters[name].init)
+        size = sum(np.size(x) for x in jax.tree.leaves(problem.parameters[name].unconstrained()))
         out[name] = float(np.max(errors[at : at + size]))
         at += size
     return out

@@ -217,12 +217,17 @@ class LennardJones(AbstractPotential):
         return params, positions.astype(dtype), box.astype(dtype)
 
     def features(self, positions: Positions, box: Box, neighbours: Any = None) -> PyTree:
+        return self._sums(lambda _, s: self._powers(s), {}, positions, box, neighbours)
+
+    def _sums(
+        self, radial: Any, params: PyTree, positions: Positions, box: Box, neighbours: Any
+    ) -> PyTree:
         positions = jnp.asarray(positions)
         box = jnp.asarray(box, positions.dtype)
-        powers = lambda _, s: self._powers(s)  # noqa: E731
         if neighbours is not None:
-            return neighbours.spoil(list_sums(powers, {}, positions, box, neighbours.list.idx))
-        return pair_sums(powers, *self._cast({}, positions, box), dtype=positions.dtype)
+            sums = list_sums(radial, params, positions, box, neighbours.list.idx)
+            return neighbours.spoil(sums)
+        return pair_sums(radial, *self._cast(params, positions, box), dtype=positions.dtype)
 
     def thermo(
         self,
@@ -232,11 +237,13 @@ class LennardJones(AbstractPotential):
         neighbours: Any = None,
         features: PyTree = None,
     ) -> Thermo:
-        if features is None:
-            features = self.features(positions, box, neighbours)
         dtype = jnp.asarray(positions).dtype
         params = {k: jnp.asarray(v, dtype) for k, v in params.items()}
-        sums = _combined(params, features)
+        if features is not None:
+            sums = _combined(params, features)
+        else:  # combined pair by pair: the two sums nearly cancel, which float32 would feel
+            radial = lambda p, s: _combined(p, self._powers(s))  # noqa: E731
+            sums = self._sums(radial, params, positions, box, neighbours)
         if not self.tail:
             return sums
         box = jnp.asarray(box, dtype)

@@ -120,4 +120,6 @@ class NVT(AbstractDynamics, AbstractEquilibrium):
 
     def sample(self, state: State) -> State:
         features = self.potential.features(state.positions, state.box, state.neighbours)
-        return dataclasses.replace(state, features=features)
+        # a list's room may change from sample to sample, and what features tell needs no list
+        neighbours = None if features is not None else state.neighbours
+        return dataclasses.replace(state, features=features, neighbours=neighbours)

@@ -10,14 +10,15 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from .._errors import ConfigError
 from ._neighbours import Neighbours, make, make_for_all_pairs
 
-Positions = Float[Array, "atoms 3"]
-Box = Float[Array, "3"]
+Positions = Float[Array | np.ndarray, "atoms 3"]
+Box = Float[Array | np.ndarray, "3"]
 
 
 class Thermo(eqx.Module):
