@@ -195,8 +195,8 @@ def test_temperature_is_that_of_all_degrees_of_freedom():
 def test_noise_belongs_to_its_step():
     """A run in two parts, or begun again, repeats itself to the bit; another key does not."""
     nvt, params = springs(0.1, md.NVT, friction=1.0), {"stiffness": jnp.asarray(1.0)}
-    start = dict(positions=np.ones((2, 3)), box=np.full(3, 9.0), temperature=1.0)
-    start["positions"][1] = 2
+    positions = np.stack([np.ones(3), np.full(3, 2.0)])
+    start = dict(positions=positions, box=np.full(3, 9.0), temperature=1.0)
     state = nvt.init(params, jax.random.key(0), **start)
     run = eqx.filter_jit(lambda state, n: ds.solve(nvt, params, state, schedule=Schedule(steps=n)))
     whole = run(state, 6).state

@@ -16,7 +16,7 @@ from .._errors import ConfigError
 from ._list_pairs import list_forces, list_pullback, list_sums
 from ._neighbours import Neighbours, list_functions, make
 from ._pairs import pair_forces, pair_pullback, pair_sums
-from ._potential import AbstractPotential, Box, Positions, Thermo
+from ._potential import AbstractPotential, Box, Positions, Thermo, Vectors
 
 TRUNCATIONS = ("cut", "shift", "force_shift", "switch")
 PRECISIONS = ("state", "mixed")
@@ -267,7 +267,7 @@ class LennardJones(AbstractPotential):
 
     def forces(
         self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
-    ) -> Positions:
+    ) -> Vectors:
         positions = jnp.asarray(positions)
         cast = self._cast(params, positions, jnp.asarray(box, positions.dtype))
         if neighbours is None:
@@ -280,10 +280,11 @@ class LennardJones(AbstractPotential):
         params: PyTree,
         positions: Positions,
         box: Box,
-        cotangent: Positions,
+        cotangent: Vectors,
         neighbours: Any = None,
-    ) -> tuple[PyTree, Positions]:
-        cast = self._cast(params, positions, jnp.asarray(box))
+    ) -> tuple[PyTree, Vectors]:
+        positions = jnp.asarray(positions)
+        cast = self._cast(params, positions, jnp.asarray(box, positions.dtype))
         w = cotangent.astype(cast[1].dtype)
         if neighbours is None:
             back = pair_pullback(self.force_factor, *cast, w)

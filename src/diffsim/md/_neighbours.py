@@ -21,8 +21,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from .._errors import ConfigError
 from ._compat import mixed_integers, wrapped
 
-Positions = Float[Array, "atoms 3"]
-Box = Float[Array, "3"]
+Positions = Float[Array | np.ndarray, "atoms 3"]
+Box = Float[Array | np.ndarray, "3"]
 
 GROWTH = 1.5  # of the room, each time a list overflows
 SAFETY = 1e-5  # of the reach on top: JAX-MD keeps box and thresholds in float32

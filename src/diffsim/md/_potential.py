@@ -19,6 +19,7 @@ from ._neighbours import Neighbours, make, make_for_all_pairs
 
 Positions = Float[Array | np.ndarray, "atoms 3"]
 Box = Float[Array | np.ndarray, "3"]
+Vectors = Float[Array, "atoms 3"]
 
 
 class Thermo(eqx.Module):
@@ -51,7 +52,7 @@ class AbstractPotential(eqx.Module):
 
     def forces(
         self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
-    ) -> Positions:
+    ) -> Vectors:
         """F = -∂U/∂x of the driving energy, (atoms, 3)."""
         return -jax.grad(self.driving_energy, argnums=1)(params, positions, box, neighbours)
 
@@ -86,9 +87,9 @@ class AbstractPotential(eqx.Module):
         params: PyTree,
         positions: Positions,
         box: Box,
-        cotangent: Positions,
+        cotangent: Vectors,
         neighbours: Any = None,
-    ) -> tuple[PyTree, Positions]:
+    ) -> tuple[PyTree, Vectors]:
         """(∂F/∂θ)ᵀ w and (∂F/∂x)ᵀ w by one forward-over-reverse pass: the Hessian is symmetric."""
         dynamic, static = eqx.partition(params, eqx.is_inexact_array)
 
