@@ -15,11 +15,15 @@ import warnings
 from collections.abc import Iterator
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
-def wrapped(positions: Float[Array, "atoms 3"], box: Float[Array, "3"]) -> Float[Array, "atoms 3"]:
+def wrapped(
+    positions: Float[Array | np.ndarray, "atoms 3"], box: Float[Array | np.ndarray, "3"]
+) -> Float[Array, "atoms 3"]:
     """The images of the atoms inside the box, in [0, L)."""
+    positions, box = jnp.asarray(positions), jnp.asarray(box)
     inside = positions - box * jnp.floor(positions / box)
     # Rounding takes a tiny negative coordinate to L itself.
     return jnp.where(inside < box, inside, 0)
