@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import numpy as np
@@ -50,13 +51,14 @@ class Schedule(eqx.Module):
     def __init__(
         self,
         *,
-        steps: int | np.integer | None = None,
-        save_every: int | np.integer | None = None,
+        steps: Any = None,
+        save_every: Any = None,
         t0: float = 0.0,
         t1: float | None = None,
         ts: Sequence[float] | np.ndarray | None = None,
     ):
-        self.steps, self.save_every = _plain(steps), _plain(save_every)
+        self.steps = _plain("steps", steps)
+        self.save_every = _plain("save_every", save_every)
         self.t0, self.t1 = float(t0), None if t1 is None else float(t1)
         self.ts = None if ts is None else tuple(float(t) for t in np.asarray(ts).ravel())
 
@@ -117,9 +119,13 @@ def _check_count(key: str, value: object) -> None:
         raise ConfigError("must be a whole number of at least 1", key=key, value=value)
 
 
-def _plain(count: int | np.integer | None) -> int | None:
-    """NumPy's whole numbers as Python's; anything else as it is, to be checked."""
-    return int(count) if isinstance(count, np.integer) else count
+def _plain(key: str, count: Any) -> int | None:
+    """A whole number, NumPy's too, as Python's."""
+    if count is None:
+        return None
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
+        raise ConfigError("must be a whole number of at least 1", key=key, value=count)
+    return int(count)
 
 
 def _fitting_step(wanted: np.ndarray, dt: float) -> float | None:

@@ -98,29 +98,9 @@ class NVE(AbstractDynamics, AbstractReversible):
     def observe(self, params: PyTree, state: State) -> dict[str, Array]:
         kinetic = kinetic_energy(state)
         # zero total momentum takes three degrees of freedom
-        kT = 2 * kinetic / (3 * state.atoms - 3)
+        kT = 2 * kinetic / max(3 * state.atoms - 3, 1)
         temperature = kT / self.unit_system.boltzmann
         return self._observe(params, state, temperature, kinetic, 2 * kinetic / 3)
-
-    def pullback(self, params: PyTree, state: State, cotangent: State) -> tuple[PyTree, State]:
-        """One step's pullback with a single forward-over-reverse pass over the pairs."""
-        half = 0.5 * self.dt / state.masses[:, None]
-        velocities = state.velocities + half * state.forces
-        positions = state.positions + self.dt * velocities
-        ct_forces = cotangent.forces + half * cotangent.velocities
-        neighbours = self.potential.update(state.neighbours, positions, state.box)
-        ct_params, ct_x = self.potential.pullback(
-            params, positions, state.box, ct_forces, neighbours
-        )
-        ct_positions = cotangent.positions + ct_x
-        ct_velocities = cotangent.velocities + self.dt * ct_positions
-        # what masses and box receive passes through; their own share is not followed
-        ct_state = eqx.tree_at(
-            lambda s: (s.positions, s.velocities, s.forces),
-            cotangent,
-            (ct_positions, ct_velocities, half * ct_velocities),
-        )
-        return ct_params, ct_state
 
     def to_exact(self, params: PyTree, state: State) -> ExactState:
         if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
