@@ -1,6 +1,7 @@
 """Systems and answers that several tests share."""
 
 import contextlib
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,6 +116,7 @@ def set_in_motion(state: md.State, velocities) -> md.State:
     return eqx.tree_at(lambda s: s.velocities, state, jnp.asarray(velocities))
 
 
+@functools.cache
 def argon_box(
     atoms: int = 32,
     density: float = 0.6,

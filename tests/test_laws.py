@@ -208,7 +208,7 @@ def warm():
     return argon_box(atoms=8, density=0.4, kind=md.NVT, friction=1.0, temperature=1.2)
 
 
-CHUNKS = {"springs": (bound, (1, 2, 4, 6, 8, 10, 15, 18, 20, 100)), "liquid": (warm, (4, 14))}
+CHUNKS = {"springs": (bound, (1, 2, 4, 6, 8, 10, 15, 18, 20, 100)), "liquid": (warm, (14,))}
 
 
 @pytest.mark.parametrize("name", CHUNKS)
