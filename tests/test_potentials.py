@@ -186,6 +186,8 @@ def test_a_list_of_another_energy_is_enlarged_too():
     )  # fmt: skip
     sim = md.NVE(md.Potential(energy_fn, neighbor_fn=neighbor_fn), 0.01)
     start = sim.init({}, jax.random.key(0), positions=_moved(x, 0.1), box=box, temperature=1.0)
+    with pytest.raises(ds.ConfigError, match="order of a neighbour list"):
+        ds.solve(sim, {}, start, schedule=ds.Schedule(steps=2), adjoint=ds.Reversible())
     batch = jax.tree.map(lambda x: x[None] if eqx.is_array(x) else x, start)
     view = View(("total_energy", "positions"))
     pieces = list(drive(sim, {}, batch, steps=200, save_every=100, chunk=100, view=view))

@@ -114,8 +114,8 @@ class TestTrajectory:
             group = file["particles/trajectory"]
             assert group["box"].attrs["dimension"] == 3
             assert group["box/edges/step"] == group["position/step"] == group["velocity/step"]
-            value = group["position/value"]
-            assert (value.compression, value.shuffle, value.fletcher32) == ("gzip", True, True)
+            value = group["position/value"]  # a compressed chunk would move when it grows
+            assert (value.compression, value.shuffle, value.fletcher32) == (None, False, False)
 
     def test_mdanalysis_opens_what_two_sessions_wrote(self, tmp_path):
         path = tmp_path / "t.h5"
@@ -338,17 +338,12 @@ def test_reader_refuses_what_is_not_hdf5(tmp_path, content):
         read_trajectory(tmp_path / "absent.h5")
 
 
-def test_reader_notices_damage(tmp_path):
+def test_reader_refuses_a_file_that_was_cut_short(tmp_path):
     path = tmp_path / "t.h5"
     write(path, 0, 50)
-    with opened(path) as file:
-        where = file["particles/trajectory/position/value"].id.get_chunk_info(0)
-    data = bytearray(path.read_bytes())
-    data[where.byte_offset + where.size // 2] ^= 0xFF
-    path.write_bytes(data)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ConfigError, match="cannot be read"):
         read_trajectory(path)
-    assert set(read_trajectory(path, particles=False).observables) == {"pressure", "total_energy"}
 
 
 def test_reader_stays_under_its_limit(tmp_path):

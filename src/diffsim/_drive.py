@@ -170,8 +170,23 @@ def _with_room(
     for _ in range(ENLARGEMENTS):
         if not bool(jnp.any(out[1].result == RESULTS.neighbour_overflow)):
             return out
-        one = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, states)
-        one = simulation.enlarge(params, one)
-        states = jax.tree.map(lambda x: x[None] if eqx.is_array(x) else x, one)
+        states = _enlarged(simulation, params, states)
         out = _stretch(simulation, params, states, plan, view)
     return out
+
+
+def _enlarged(simulation: AbstractSimulation, params: Params, states: State) -> State:
+    """Every member of a batch with more room, all with the same shapes."""
+    members = jax.tree.leaves(eqx.filter(states, eqx.is_array))[0].shape[0]
+    each = [
+        simulation.enlarge(params, jax.tree.map(lambda x: x[i] if eqx.is_array(x) else x, states))  # noqa: B023
+        for i in range(members)
+    ]
+    kinds = {str(jax.tree.map(lambda x: getattr(x, "shape", x), one)) for one in each}
+    if len(kinds) > 1:
+        raise ConfigError(
+            "the members of this batch need neighbour lists of different sizes",
+            key="conditions",
+            allowed="one run for each member, which `solve` and `fit` do by themselves",
+        )
+    return jax.tree.map(lambda *x: jnp.stack(x) if eqx.is_array(x[0]) else x[0], *each)

@@ -25,7 +25,7 @@ def conduct(
     from ._report import Console
     from ._signals import Signals
 
-    directory.status("running")
+    directory.status("running", experiment=experiment.name)
     objective, code, facts = FAILED, 0, {}
     try:
         with Signals() as signals:
@@ -36,7 +36,7 @@ def conduct(
     except Exception as error:
         traceback.print_exc()
         code, facts = 1, {"message": f"{type(error).__name__}: {error}"}
-    directory.status(STATES.get(code, "failed"), code, **facts)
+    directory.status(STATES.get(code, "failed"), code, experiment=experiment.name, **facts)
     return objective if math.isfinite(objective) else FAILED, _report(directory, code)
 
 

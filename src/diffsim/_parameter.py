@@ -102,7 +102,14 @@ class Parameter(eqx.Module):
                 value=self.transform,
                 allowed="positive, [low, high], or none",
             )
-        for leaf in jax.tree.leaves(eqx.filter(self.init, eqx.is_array_like)):
+        leaves = jax.tree.leaves(eqx.filter(self.init, eqx.is_array_like))
+        if not leaves:
+            raise ConfigError(
+                "must be a number, an array or a tree that holds arrays",
+                key="init",
+                value=self.init,
+            )
+        for leaf in leaves:
             self._check_leaf(np.asarray(leaf))
 
     def _check_leaf(self, value: np.ndarray) -> None:

@@ -156,13 +156,11 @@ class Experiment:
         disk; `poll` is called between chunks and raises the latter.
         """
         session = Session(directory, console, poll, resume)
-        directory.status("running", experiment=self.name)
         pieces = self._result(session)
         for study in self.studies:
             pieces["measured"] |= study.run(self, session, pieces)
         result = self._assemble(session, pieces)
         directory.result(result)
-        directory.status("done", 0, experiment=self.name)
         session.restarts.close()
         return _objective(result)
 
@@ -173,7 +171,7 @@ class Experiment:
 
     def _assemble(self, session: Session, pieces: dict[str, Any]) -> dict[str, Any]:
         measured = pieces["measured"]
-        comparison = self._against_expected(pieces.get("parameters", {}))
+        comparison = self._against_expected(pieces.get("parameters", {}), measured)
         if comparison:
             measured["expected"] = comparison
         return {
@@ -197,22 +195,32 @@ class Experiment:
             "measured": measured,
         }
 
-    def _against_expected(self, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        rows = []
-        for name, goal in self.expected.get("parameters", {}).items():
-            if name in parameters:
-                value = parameters[name]["value"]
-                ok = abs(value - goal["value"]) <= goal["tolerance"]
-                rows.append(
-                    {
-                        "name": name,
-                        "value": value,
-                        "expected": goal["value"],
-                        "tolerance": goal["tolerance"],
-                        "ok": bool(ok),
-                    }
-                )
-        return rows
+    def _against_expected(
+        self, parameters: Mapping[str, Any], measured: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Parameters and, by their dotted names, measured numbers beside what they should be."""
+        found = {name: [parameter["value"]] for name, parameter in parameters.items()}
+        goals = dict(self.expected.get("parameters", {}))
+        for name, goal in self.expected.get("measured", {}).items():
+            goals[name], found[name] = goal, np.ravel(_lookup(measured, name)).tolist()
+        return [
+            {
+                "name": name,
+                "value": value,
+                "expected": goal["value"],
+                "tolerance": goal["tolerance"],
+                "ok": bool(abs(value - goal["value"]) <= goal["tolerance"]),
+            }
+            for name, goal in goals.items()
+            for value in found.get(name, ())
+        ]
+
+
+def _lookup(tree: Any, name: str) -> Any:
+    """The entry of nested dictionaries with a dotted name, [] where there is none."""
+    for part in name.split("."):
+        tree = tree.get(part, {}) if isinstance(tree, Mapping) else {}
+    return [] if isinstance(tree, Mapping) else tree
 
 
 def _expected(path: str | None) -> dict[str, Any]:

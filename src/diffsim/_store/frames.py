@@ -114,16 +114,14 @@ def _empty(
         raise ValueError(f"{group.name}: cannot save {dtype} of shape {shape}")
     frame_bytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
     chunk = int(np.clip(_CHUNK_BYTES // frame_bytes, 1, _CHUNK_FRAMES))
+    # No filters: a compressed chunk moves when it grows, and a kill on the way would lose frames
+    # that were flushed before; this one is written again where it lies.
     dataset = group.create_dataset(
         name,
         shape=(0, *shape),
         maxshape=(None, *shape),
         dtype=dtype,
         chunks=(chunk, *shape),
-        compression="gzip",
-        compression_opts=1,
-        shuffle=True,
-        fletcher32=True,
     )
     if unit:
         dataset.attrs["unit"] = unit

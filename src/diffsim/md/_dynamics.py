@@ -95,7 +95,13 @@ class AbstractDynamics(AbstractSimulation):
         temperature: Any,
         velocities: Any,
     ) -> State:
-        given = dict(box=box, positions=positions, temperature=temperature, masses=masses)
+        given = dict(
+            box=box,
+            positions=positions,
+            temperature=temperature,
+            masses=masses,
+            velocities=velocities,
+        )
         if not any(isinstance(x, Tracer) for x in jax.tree.leaves((params, given))):
             self.check(params, **given)
         positions = jnp.asarray(positions)

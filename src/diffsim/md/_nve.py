@@ -110,6 +110,13 @@ class NVE(AbstractDynamics, AbstractReversible):
                 allowed='JAX_ENABLE_X64=1 or jax.config.update("jax_enable_x64", True); or '
                 "RecursiveCheckpoint",
             )
+        if not self.potential.repeatable:
+            raise ConfigError(
+                "Reversible needs forces that do not depend on the order of a neighbour list, and "
+                "those of this potential do",
+                key="adjoint",
+                allowed="RecursiveCheckpoint, or the energy function without neighbour list",
+            )
         positions, velocities = _grid(state.positions), _grid(state.velocities)
         x = jax.lax.optimization_barrier(_off_grid(positions, state.positions.dtype))
         forces, neighbours = self.moved(params, state, x)

@@ -127,6 +127,12 @@ class AbstractPotential(eqx.Module):
         return jnp.asarray(False)
 
     @property
+    def repeatable(self) -> bool:
+        """Whether forces are the same to the last bit for any valid neighbour structure, so that a
+        trajectory can be run backwards."""
+        return True
+
+    @property
     def reach(self) -> float | None:
         """The cutoff, for the guard against runaway atoms; None where there is none."""
         return None
@@ -156,7 +162,8 @@ class Potential(AbstractPotential):
 
     The virial, hence the pressure, is there only if `energy_fn` takes `box`; it is NaN otherwise.
     `Reversible` wants forces that are the same to the last bit for any valid list, which JAX-MD's
-    energies with neighbour lists are not: take those without, or `RecursiveCheckpoint`. Parameters
+    energies with neighbour lists are not, and refuses them: take those without, or
+    `RecursiveCheckpoint`. Parameters
     that go through `energy.lennard_jones*` have NaN gradients (jax-md#258): see `LennardJones`.
     """
 
@@ -224,6 +231,10 @@ class Potential(AbstractPotential):
     @property
     def allocates(self) -> bool:
         return self.neighbor_fn is not None
+
+    @property
+    def repeatable(self) -> bool:
+        return self.neighbor_fn is None
 
     def allocate(
         self, params: PyTree, positions: Positions, box: Box, previous: Any = None
