@@ -75,9 +75,9 @@ def residuals_and_jacobian(z: Array, unravel: Callable[[Array], Any], run: Run) 
 
 def loss_and_gradient(z: Array, unravel: Callable[[Array], Any], run: Run) -> Evaluation:
     """The loss, its gradient in z and the prediction; forward mode only over samples, whose reverse
-    pass would keep every pair."""
+    pass would keep every pair, and where the adjoint has no other."""
     fn = lambda z: run.loss(unravel(z))  # noqa: E731
-    if isinstance(run.adjoint, Reweight):
+    if isinstance(run.adjoint, Reweight) or "reverse" not in run.adjoint.modes:
         value, push, prediction = jax.linearize(fn, z, has_aux=True)
         return value, jax.vmap(push)(jnp.eye(z.size, dtype=z.dtype)), prediction
     (value, prediction), gradient = jax.value_and_grad(fn, has_aux=True)(z)
@@ -211,11 +211,13 @@ class Evaluator:
         if not self.sampled:
             return []
         out = []
-        for target, series in zip(
-            self.problem.targets, self.problem.series(prediction), strict=True
+        sigmas = self.problem.sigmas(self.problem.initial())  # fixed, where there are residuals
+        for target, series, sigma in zip(
+            self.problem.targets, self.problem.series(prediction), sigmas, strict=True
         ):
-            sigma = np.broadcast_to(np.asarray(target.sigma), np.shape(series[:, 0]))
-            deviation = series - series.mean(axis=1, keepdims=True)
+            sigma = np.broadcast_to(np.asarray(sigma), np.shape(series[:, 0]))
+            mean = series.mean(axis=1, keepdims=True)
+            deviation = series - mean if target.noise == "normal" else series / mean - 1
             out.append(deviation / sigma[:, None] * math.sqrt(target.weight))
         return out
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -13,10 +13,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
-from .._adjoint import AbstractAdjoint, Direct
+from .._adjoint import AbstractAdjoint
 from .._errors import ConfigError
 from .._problem import Problem
+from .._solve import default_adjoint
+from ._derivative import explicit
 from ._evaluate import Evaluator, Run, Watch, loss_and_gradient, silent
+from ._laplace import laplace
 from ._result import FitResult, scalars
 
 
@@ -27,6 +30,8 @@ def _update(
     """One step of the optimiser; a line search evaluates the loss inside."""
     count = run.problem.data_points
     share = lambda z: run.loss(unravel(z))[0] / count  # noqa: E731
+    if "reverse" not in run.adjoint.modes:
+        share = explicit(share, forward=True)  # a line search calls jax.grad
     gradient = gradient / count
     updates, state = transform.update(
         gradient, state, z, value=loss / count, grad=gradient, value_fn=share
@@ -50,6 +55,7 @@ def fit(
     key: PRNGKeyArray | None = None,
     use: Sequence[bool] | np.ndarray | None = None,
     tol: float = 0.0,
+    uncertainty: Literal["laplace"] | None = None,
     chunk: int | None = None,
     watch: Watch = silent,
 ) -> FitResult:
@@ -57,14 +63,19 @@ def fit(
 
     **Arguments:** `optimiser`: any optax transformation (default `optax.lbfgs()`, whose line search
     evaluates the loss further times); `adjoint`: how ∇L is taken; with `Reweight` samples are drawn
-    anew when their effective fraction falls under 0.3; `tol`: end when ‖∇L/n‖ is below; `use`,
-    `chunk`, `watch`: as in `least_squares`.
+    anew when their effective fraction falls under 0.3; `tol`: end when ‖∇L/n‖ is below;
+    `uncertainty`: "laplace" for error bars from the inverse Hessian of L at the end, which cost it;
+    `use`, `chunk`, `watch`: as in `least_squares`.
 
-    The best iterate seen is returned, without error bars: see `least_squares` for those.
+    The best iterate seen is returned.
 
     **Raises** `ConfigError` before tracing, `SimulationError` when a trajectory fails.
     """
-    adjoint = Direct() if adjoint is None else adjoint
+    adjoint = default_adjoint(problem.simulation) if adjoint is None else adjoint
+    if uncertainty not in (None, "laplace"):
+        raise ConfigError(
+            "no such choice", key="uncertainty", value=uncertainty, allowed="laplace, or none"
+        )
     optimiser = optax.lbfgs() if optimiser is None else optimiser
     if steps < 1:
         raise ConfigError("must be at least 1", key="steps", value=steps)
@@ -102,11 +113,12 @@ def fit(
         z, state = _update(transform, evaluator.unravel, run, z, state, *_strong((loss, gradient)))
     assert best is not None
     theta = evaluator.unravel(best[1])
+    run = evaluator.run(mask, best[1])
     return FitResult(
         theta=theta,
         values=problem.values(theta),
         loss=best[0],
-        uncertainty=None,
+        uncertainty=laplace(theta, run) if uncertainty else None,
         prediction=best[2],
         residuals=np.asarray(problem.residuals(theta, best[2], jnp.asarray(mask))),
         history=history,

@@ -13,11 +13,13 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PRNGKeyArray
 
-from .._adjoint import AbstractAdjoint, Direct, Reweight
+from .._adjoint import AbstractAdjoint, Reweight
 from .._errors import ConfigError
 from .._problem import Problem
 from .._schedule import Schedule
+from .._solve import default_adjoint
 from ._evaluate import Evaluator, Watch, residuals_and_jacobian, silent
+from ._optimistix import check_method, solve_residuals
 from ._result import FitResult, scalars
 from ._uncertainty import Uncertainty, estimate
 
@@ -54,6 +56,7 @@ def least_squares(
     chunk: int | None = None,
     watch: Watch = silent,
     former: FitResult | None = None,
+    method: Any = None,
 ) -> FitResult:
     """min_θ ½ ‖r(θ)‖² by (JᵀJ + λ diag JᵀJ) δ = -Jᵀr, J exact (Marquardt 1963,
     doi:10.1137/0111030).
@@ -67,11 +70,16 @@ def least_squares(
     predicted all the same); `damping`: λ at the start, relative; `tol`: a deterministic fit ends
     when no unconstrained parameter moves by more; `systematic`: errors known from other runs, in
     the parameters' units; `chunk`: simulation steps between two calls of `watch`; `former`: go on
-    from a former fit of the same problem, with its samples and compiled code.
+    from a former fit of the same problem, with its samples and compiled code; `method`: instead of
+    this loop a solver of optimistix (`LevenbergMarquardt`, `GaussNewton`, `Dogleg`), for problems
+    without samples; its tolerances then end the fit.
 
     **Raises** `ConfigError` before tracing, `SimulationError` when a trajectory fails.
     """
-    adjoint = Direct() if adjoint is None else adjoint
+    adjoint = default_adjoint(problem.simulation, ("forward",)) if adjoint is None else adjoint
+    _refuse_free_noise(problem)
+    if method is not None:
+        check_method(method, isinstance(adjoint, Reweight))
     if steps < 1:
         raise ConfigError("must be at least 1", key="steps", value=steps)
     if not 0 < explore <= 1:
@@ -93,8 +101,20 @@ def least_squares(
             evaluator.at_schedule(_shortened(problem.schedule, explore))
             z = fit.descend(z, steps, share_of_error=1.0).z
         evaluator.at_schedule(problem.schedule)
+    if method is not None:
+        return fit.result(fit.by(method, z, steps))
     point = fit.descend(z, steps, share_of_error=SAMPLED_TOL)
     return fit.result(point)
+
+
+def _refuse_free_noise(problem: Problem) -> None:
+    """A sigma that is fitted has a term log sigma, which is no square."""
+    for name in problem.free_noises:
+        raise ConfigError(
+            f"least squares cannot fit a target's sigma, which {name} is",
+            key=f"parameters.{name}",
+            allowed="fixed: true, or diffsim.fit or diffsim.posterior",
+        )
 
 
 def _shortened(schedule: Schedule, share: float) -> Schedule:
@@ -157,6 +177,12 @@ class _Fit:
                 if self.damping > 1e12:
                     break
         return point
+
+    def by(self, method: Any, z: np.ndarray, steps: int) -> _Point:
+        """From z to where a solver of optimistix ends."""
+        self.evaluate(z)
+        found, self.converged = solve_residuals(self.evaluator, self.mask, z, method, steps)
+        return self.evaluate(found)
 
     def _step(self, point: _Point) -> np.ndarray:
         normal = point.jacobian.T @ point.jacobian

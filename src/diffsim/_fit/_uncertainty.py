@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
@@ -19,7 +18,8 @@ class Uncertainty(eqx.Module):
 
     `statistical`: the finite simulation behind sampled averages, by blocking; zero for a
     deterministic problem. `model`: the scatter of the residuals, √(s² (JᵀJ)⁻¹), s² = χ²/(n - p):
-    how far the model is from describing the data. `systematic`: what the settings (size, cutoff,
+    how far the model is from describing the data; of a Laplace approximation the whole error.
+    `systematic`: what the settings (size, cutoff,
     time step) shift, where it was measured and given. `covariance`: of θ, statistical and model.
     """
 
@@ -75,10 +75,10 @@ def estimate(
     used = residuals.size if use is None else _count(problem, use, residuals.size)
     freedom = max(used - jacobian.shape[1], 1)
     scatter = float(residuals @ residuals) / freedom * (inverse @ inverse.T)
-    slopes = _slopes(problem, theta)
+    slopes = slopes_of(problem, theta)
     return Uncertainty(
-        statistical=_errors(problem, statistical, slopes),
-        model=_errors(problem, scatter, slopes),
+        statistical=errors_of(problem, statistical, slopes),
+        model=errors_of(problem, scatter, slopes),
         systematic=dict(systematic or {}),
         covariance=statistical + scatter,
     )
@@ -105,23 +105,23 @@ def _count(problem: Problem, use: np.ndarray, residuals: int) -> int:
     return round(data * float(np.mean(np.asarray(use) > 0))) + max(residuals - data, 0)
 
 
-def _slopes(problem: Problem, theta: Mapping[str, jax.Array]) -> np.ndarray:
-    """dθ/dz of each free parameter, in the flattened order of θ."""
+def slopes_of(problem: Problem, theta: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
+    """∂θ/∂z of each free parameter: (entries, unconstrained parameters)."""
     flat, unravel = ravel_pytree(dict(theta))
 
     def values(z):
         free = problem.values(unravel(z))
-        return jnp.concatenate([ravel_pytree(free[name])[0] for name in sorted(problem.free)])
+        return {name: ravel_pytree(free[name])[0] for name in problem.free}
 
-    return np.diag(np.atleast_2d(np.asarray(jax.jacfwd(values)(flat))))
+    return {k: np.asarray(v) for k, v in jax.jacfwd(values)(flat).items()}
 
 
-def _errors(problem: Problem, covariance: np.ndarray, slopes: np.ndarray) -> dict[str, float]:
+def errors_of(
+    problem: Problem, covariance: np.ndarray, slopes: Mapping[str, np.ndarray]
+) -> dict[str, float]:
     """Standard errors of scalar parameters in their own units; arrays report their largest."""
-    errors = np.sqrt(np.maximum(np.diag(covariance), 0)) * np.abs(slopes)
-    out, at = {}, 0
+    out = {}
     for name in sorted(problem.free):
-        size = sum(np.size(x) for x in jax.tree.leaves(problem.parameters[name].unconstrained()))
-        out[name] = float(np.max(errors[at : at + size]))
-        at += size
+        variances = np.einsum("ij,jk,ik->i", slopes[name], covariance, slopes[name])
+        out[name] = float(np.sqrt(max(np.max(variances), 0.0)))
     return out

@@ -1,9 +1,8 @@
-"""A fit as data: parameters, conditions, targets and the simulation that connects them."""
+"""Parameters, targets, a simulation and a schedule, and the densities that they make."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,53 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ._adjoint import AbstractAdjoint, Direct, Reweight
-from ._errors import ConfigError
-from ._parameter import Parameter
-from ._schedule import Schedule
-from ._simulation import AbstractSimulation
-from ._solve import Solution, over_batch, solve
-from ._units import convert
-
-STATISTICS = ("mean", "each")
-
-
-class Target(eqx.Module):
-    """r = √weight (A(θ) - data)/sigma: a measured value of an observable.
-
-    **Arguments:** `observable`: its name; `data`: measured values in `unit`, shape (conditions,
-    ...) for `statistic="mean"` (the average over what the schedule saves) or (conditions, saves,
-    ...) for "each" (every save); `sigma`: their uncertainty, or the scale on which a deviation
-    matters, in `unit`; `weight`; `unit`: converted to the observable's own; `name`: how reports
-    call it.
-    """
-
-    observable: str = eqx.field(static=True)
-    data: Any
-    sigma: Any = 1.0
-    weight: float = eqx.field(default=1.0, kw_only=True)
-    unit: str | None = eqx.field(static=True, default=None, kw_only=True)
-    name: str = eqx.field(static=True, default="", kw_only=True)
-    statistic: str = eqx.field(static=True, default="mean", kw_only=True)
-
-    def __check_init__(self):
-        if self.statistic not in STATISTICS:
-            raise ConfigError(
-                "unknown statistic", key="statistic", value=self.statistic, allowed=STATISTICS
-            )
-        if not np.all(np.isfinite(np.asarray(self.data, dtype=float))):
-            raise ConfigError("must be finite numbers", key=f"target {self.label}.data")
-        sigma = np.asarray(self.sigma, dtype=float)
-        if not np.all(np.isfinite(sigma)) or np.any(sigma <= 0):
-            raise ConfigError(
-                "must be positive", key=f"target {self.label}.sigma", value=self.sigma
-            )
-        if not (math.isfinite(self.weight) and self.weight >= 0):
-            raise ConfigError("must not be negative", key="weight", value=self.weight)
-
-    @property
-    def label(self) -> str:
-        return self.name or self.observable
+from .._adjoint import AbstractAdjoint, Reweight
+from .._errors import ConfigError
+from .._parameter import Parameter
+from .._schedule import Schedule
+from .._simulation import AbstractFlow, AbstractSimulation
+from .._solve import Solution, default_adjoint, over_batch, solve
+from .._units import convert
+from ._target import Target
 
 
 class Prediction(eqx.Module):
@@ -78,7 +38,8 @@ class Problem(eqx.Module):
     `conditions` are the keyword arguments of `simulation.init`, each with a leading axis over
     conditions (state points, replicas, experiments), which run as one batch; None: one run.
     `equilibration` steps go before the schedule, outside of every gradient. θ below is the tree
-    {name: unconstrained value} of the free parameters, as `initial()` returns it.
+    {name: unconstrained value} of the free parameters, as `initial()` returns it. A parameter that
+    a target names as its `sigma` belongs to the measurement: the simulation does not get it.
     """
 
     simulation: AbstractSimulation
@@ -127,17 +88,35 @@ class Problem(eqx.Module):
                 f"has {np.shape(target.data)[0]} rows for {self.batch} conditions",
                 key=f"target {target.label}.data",
             )
+        if isinstance(target.sigma, str):
+            self._check_noise(f"target {target.label}.sigma", target.sigma)
         units = self.simulation.units()
         if units and target.observable not in units:
             raise ConfigError(
                 "no such observable", key="targets", value=target.observable, allowed=units
             )
 
+    def _check_noise(self, key: str, name: str) -> None:
+        if name not in self.parameters:
+            raise ConfigError("no such parameter", key=key, value=name, allowed=self.parameters)
+        p = self.parameters[self.parameters[name].tied or name]
+        bounded = isinstance(p.transform, tuple) and p.transform[0] >= 0
+        if not (bounded or p.transform == "positive" or p.fixed):
+            raise ConfigError(
+                f"{name} can become negative",
+                key=f"parameters.{name}.transform",
+                value=p.transform,
+                allowed="positive, or an interval above zero",
+            )
+
     def check(self) -> None:
         """Host side: refuse what cannot run, before anything is traced."""
         params = self.params(self.initial())
         self.simulation.check(params, **(self.conditions or {}))
-        self.schedule.plan(self.simulation.time_step())
+        if isinstance(self.simulation, AbstractFlow) and self.simulation.adaptive:
+            self.schedule.times()
+        else:
+            self.schedule.plan(self.simulation.time_step())
         for target in self.targets:
             self._factor(target)
 
@@ -151,12 +130,30 @@ class Problem(eqx.Module):
     @property
     def data_points(self) -> int:
         """The number of measured values, over all targets and conditions."""
-        return sum(np.size(t.data) if np.ndim(t.data) else self.batch for t in self.targets)
+        return sum(t.count if np.ndim(t.data) else self.batch for t in self.targets)
 
     @property
     def free(self) -> tuple[str, ...]:
         """The names of the parameters that are fitted."""
         return tuple(k for k, p in self.parameters.items() if not p.fixed and p.tied is None)
+
+    @property
+    def noises(self) -> tuple[str, ...]:
+        """The names of the parameters that are some target's `sigma`."""
+        return tuple(dict.fromkeys(t.sigma for t in self.targets if isinstance(t.sigma, str)))
+
+    @property
+    def free_noises(self) -> tuple[str, ...]:
+        """Those of them that are fitted."""
+        return tuple(n for n in self.noises if (self.parameters[n].tied or n) in self.free)
+
+    def times(self) -> np.ndarray:
+        """When the saves are made, in the simulation's time; step numbers where it has none."""
+        if isinstance(self.simulation, AbstractFlow) and self.simulation.adaptive:
+            return np.asarray(self.schedule.times())
+        dt = self.simulation.time_step()
+        steps = self.schedule.plan(dt).saved_steps()
+        return steps if dt is None else self.schedule.t0 + steps * dt
 
     def starting_at(self, values: Mapping[str, Any]) -> Problem:
         """The same problem with other starting values, in the parameters' units."""
@@ -180,9 +177,11 @@ class Problem(eqx.Module):
 
     def params(self, theta: Mapping[str, PyTree]) -> dict[str, PyTree]:
         """All parameters in the simulation's units, as it takes them."""
-        units = self.simulation.units()
+        units, noises = self.simulation.units(), self.noises
         params = {}
         for name, value in self.values(theta).items():
+            if name in noises:
+                continue
             unit = self.parameters[name].unit
             factor = convert(1.0, unit, units[name], key=name) if unit and name in units else 1.0
             params[name] = (
@@ -196,6 +195,20 @@ class Problem(eqx.Module):
         if target.unit is None or unit is None:
             return 1.0
         return convert(1.0, unit, target.unit, key=f"target {target.label}.unit")
+
+    def sigmas(self, theta: Mapping[str, PyTree]) -> tuple[Array, ...]:
+        """Each target's sigma, in its unit."""
+        values = self.values(theta)
+        out = []
+        for target in self.targets:
+            if not isinstance(target.sigma, str):
+                out.append(jnp.asarray(target.sigma))
+                continue
+            unit, sigma = self.parameters[target.sigma].unit, jnp.asarray(values[target.sigma])
+            if unit and target.unit and target.noise == "normal":
+                sigma = sigma * convert(1.0, unit, target.unit, key=f"target {target.label}.sigma")
+            out.append(sigma)
+        return tuple(out)
 
     def states(self, theta: Mapping[str, PyTree], key: PRNGKeyArray) -> PyTree:
         """Initial states, one a condition, before equilibration."""
@@ -213,7 +226,7 @@ class Problem(eqx.Module):
         """Run the schedule from `states` (batched) and evaluate every target's observable."""
         params = self.params(theta)
         names = tuple(dict.fromkeys(t.observable for t in self.targets))
-        adjoint = Direct() if adjoint is None else adjoint
+        adjoint = default_adjoint(self.simulation) if adjoint is None else adjoint
         samples = adjoint.samples if isinstance(adjoint, Reweight) else None
 
         def one(state, samples):
@@ -269,19 +282,17 @@ class Problem(eqx.Module):
 
         `use`: (conditions,) 1 or 0, which conditions count (default: all).
         """
-        out = []
-        for target, value in zip(self.targets, prediction.values, strict=True):
-            r = (
-                math.sqrt(target.weight)
-                * (value - jnp.asarray(target.data))
-                / jnp.asarray(target.sigma)
-            )
-            if use is not None:
-                r = r * use.reshape((-1,) + (1,) * (r.ndim - 1))
-            out.append(r.ravel())
-        return jnp.concatenate([*out, *self._prior_residuals(theta)])
+        return jnp.concatenate(
+            [*self._data_residuals(theta, prediction, use), *self._priors(theta)]
+        )
 
-    def _prior_residuals(self, theta: Mapping[str, PyTree]) -> list[Array]:
+    def _data_residuals(
+        self, theta: Mapping[str, PyTree], prediction: Prediction, use: Array | None
+    ) -> list[Array]:
+        sets = zip(self.targets, prediction.values, self.sigmas(theta), strict=True)
+        return [_used(t.residual(value, sigma), use).ravel() for t, value, sigma in sets]
+
+    def _priors(self, theta: Mapping[str, PyTree]) -> list[Array]:
         values = self.values(theta)
         out = []
         for name, p in self.parameters.items():
@@ -292,22 +303,33 @@ class Problem(eqx.Module):
                 raise ConfigError(
                     "least squares needs a Gaussian prior",
                     key=f"parameters.{name}.prior",
-                    allowed="diffsim.Normal, diffsim.LogNormal",
+                    allowed="diffsim.Normal, diffsim.HalfNormal, diffsim.LogNormal",
                 )
             out.append(jnp.ravel(standardised(values[name])))
         return out
 
-    def log_likelihood(self, prediction: Prediction, use: Array | None = None) -> Array:
-        """Σ log N(data; A, sigma²/weight). Shape ()."""
-        total = jnp.zeros(())
-        for target, value in zip(self.targets, prediction.values, strict=True):
-            sigma = jnp.asarray(target.sigma) / math.sqrt(max(target.weight, 1e-300))
-            z = (value - jnp.asarray(target.data)) / sigma
-            terms = -0.5 * z**2 - jnp.log(sigma) - 0.5 * math.log(2 * math.pi)
-            if use is not None:
-                terms = terms * use.reshape((-1,) + (1,) * (terms.ndim - 1))
-            total = total + jnp.sum(terms)
-        return total
+    def log_likelihood(
+        self,
+        theta: Mapping[str, PyTree],
+        prediction: Prediction,
+        use: Array | None = None,
+    ) -> Array:
+        """Σ log p(data | A(θ), sigma), normalised over the data; p is N(data; A, sigma²/weight) or
+        lognormal about A. Shape ()."""
+        sets = zip(self.targets, prediction.values, self.sigmas(theta), strict=True)
+        terms = [_used(t.log_density(value, sigma), use) for t, value, sigma in sets]
+        return sum(map(jnp.sum, terms), jnp.zeros(()))
+
+    def log_prior(self, theta: Mapping[str, PyTree]) -> Array:
+        """Σ log p(θ), each parameter in its own unit, up to what a truncation cuts off."""
+        values = self.values(theta)
+        priors = [(p.prior, values[n]) for n, p in self.parameters.items() if p.prior is not None]
+        return sum((jnp.sum(prior.log_prob(value)) for prior, value in priors), jnp.zeros(()))
+
+    def log_det(self, theta: Mapping[str, PyTree]) -> Array:
+        """Σ log |det dθ/dz|: what makes a density of the parameters one of their unconstrained
+        values."""
+        return sum((self.parameters[k].log_det(z) for k, z in theta.items()), jnp.zeros(()))
 
     def loss(
         self,
@@ -315,16 +337,21 @@ class Problem(eqx.Module):
         prediction: Prediction,
         use: Array | None = None,
     ) -> Array:
-        """½ Σ r² - Σ log prior: the negative log posterior up to a constant. Shape ()."""
-        values = self.values(theta)
-        no_prior = eqx.tree_at(
-            lambda p: [q.prior for q in p.parameters.values()],
-            self,
-            [None] * len(self.parameters),
-            is_leaf=lambda x: x is None,
-        )
-        total = 0.5 * jnp.sum(no_prior.residuals(theta, prediction, use) ** 2)
-        for name, p in self.parameters.items():
-            if p.prior is not None:
-                total = total - jnp.sum(p.prior.log_prob(values[name]))
-        return total
+        """½ Σ r² - Σ log prior, and Σ log sigma of a sigma that is a parameter: the negative log
+        posterior up to a constant that does not depend on θ. Shape ()."""
+        residuals = self._data_residuals(theta, prediction, use)
+        total = 0.5 * sum((jnp.sum(r**2) for r in residuals), jnp.zeros(()))
+        for target, value, sigma in zip(
+            self.targets, prediction.values, self.sigmas(theta), strict=True
+        ):
+            if isinstance(target.sigma, str) and target.weight:
+                spread = target.measured_only(jnp.broadcast_to(jnp.log(sigma), value.shape))
+                total = total + jnp.sum(_used(spread, use))
+        return total - self.log_prior(theta)
+
+
+def _used(terms: Array, use: Array | None) -> Array:
+    """`terms` (conditions, ...) of the conditions that count, zeros for the others."""
+    if use is None or jnp.ndim(terms) == 0:
+        return terms
+    return terms * use.reshape((-1,) + (1,) * (terms.ndim - 1))

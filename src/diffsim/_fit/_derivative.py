@@ -1,0 +1,64 @@
+"""Derivatives in the mode that the adjoint has, whichever mode an optimiser asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+FEW = 100  # parameters up to which forward mode is preferred where there is a choice
+FEW_TWICE = 30  # the same for second derivatives
+
+
+def prefers_forward(modes: Sequence[str], count: int) -> bool:
+    """Whether tangents are pushed forward: where nothing else works, or where they are few."""
+    return "reverse" not in modes or ("forward" in modes and count <= FEW)
+
+
+def value_and_jacobian(
+    fn: Callable[[Array], Array], z: Array, *, forward: bool
+) -> tuple[Array, Array]:
+    """fn(z) and ∂fn/∂z, (*value.shape, n), in one pass over the trajectory."""
+    if forward:
+        push = lambda tangent: jax.jvp(fn, (z,), (tangent,))  # noqa: E731
+        return jax.vmap(push, out_axes=(None, -1))(jnp.eye(z.size, dtype=z.dtype))
+    value, transpose = jax.vjp(fn, z)
+    if value.ndim == 0:
+        return value, transpose(jnp.ones_like(value))[0]
+    (jacobian,) = jax.vmap(transpose)(jnp.eye(value.size, dtype=value.dtype))
+    return value, jacobian
+
+
+def explicit(fn: Callable[[Array], Array], *, forward: bool) -> Callable[[Array], Array]:
+    """`fn` of one array, its derivative a matrix that is computed forward or in reverse as told.
+
+    Every transformation applies to the result once, in both modes: samplers that call `jax.grad`
+    run over an adjoint without a reverse mode, Gauss-Newton over one without a forward mode.
+    """
+    called = jax.custom_jvp(fn)
+
+    @called.defjvp
+    def rule(primals, tangents):
+        value, jacobian = value_and_jacobian(fn, *primals, forward=forward)
+        return value, jacobian @ tangents[0]
+
+    return called
+
+
+def hessian(fn: Callable[[Array], Array], z: Array, modes: Sequence[str]) -> Array:
+    """∂²fn/∂z², (n, n): forward over forward, or over reverse where parameters are many; of an
+    adjoint that has no forward mode, central differences of its gradient, to about 1e-7."""
+    if "forward" in modes:
+        if "reverse" in modes and z.size > FEW_TWICE:
+            return jax.jacfwd(jax.grad(fn))(z)
+        return jax.jacfwd(jax.jacfwd(fn))(z)
+    step = jnp.finfo(z.dtype).eps ** (1 / 3) * jnp.maximum(1.0, jnp.abs(z))
+    shifts = jnp.diag(step)
+
+    def row(shift):
+        return jax.grad(fn)(z + shift) - jax.grad(fn)(z - shift)
+
+    rows = jax.lax.map(row, shifts) / (2 * step[:, None])
+    return 0.5 * (rows + rows.T)

@@ -1,0 +1,117 @@
+"""NUTS by NumPyro or BlackJAX, all chains side by side, in pieces between which the host looks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from ._density import Whitened
+from ._evaluate import Watch
+
+if TYPE_CHECKING:
+    from ._methods import NUTS, Draws
+
+PIECE = 50  # transitions between two looks of the host
+
+
+def numpyro_nuts(options: NUTS, target: Whitened, key: PRNGKeyArray, watch: Watch) -> Draws:
+    """NumPyro's kernel: its warm-up is part of the same program."""
+    from numpyro.infer import NUTS as Kernel
+
+    start, chain = jax.random.split(key)
+    kernel = Kernel(
+        potential_fn=target.potential,
+        target_accept_prob=options.target_accept,
+        dense_mass=options.dense_mass,
+        max_tree_depth=options.max_tree_depth,
+    )
+    keys = jax.random.split(chain, options.chains)
+    state = kernel.init(keys, options.warmup, target.starts(start, options.chains))
+
+    def step(state: Any, _: None) -> tuple[Any, tuple[Array, Array, Array]]:
+        state = kernel.sample(state, (), {})
+        return state, (state.z, state.diverging, state.num_steps)  # pyright: ignore
+
+    piece = _piece(options.warmup, options.draws)
+    advance = jax.jit(lambda state: jax.lax.scan(step, state, None, length=piece))
+    state, _ = _march(advance, state, options.warmup, piece, watch, "warmup")
+    _, kept = _march(advance, state, options.draws, piece, watch, "sampling")
+    return _collected(kept)
+
+
+def blackjax_nuts(options: NUTS, target: Whitened, key: PRNGKeyArray, watch: Watch) -> Draws:
+    """BlackJAX's kernel, after its window adaptation."""
+    import blackjax  # pyright: ignore[reportMissingImports]
+
+    log_density = lambda u: -target.potential(u)  # noqa: E731
+    warm = blackjax.window_adaptation(
+        blackjax.nuts,
+        log_density,
+        is_mass_matrix_diagonal=not options.dense_mass,
+        target_acceptance_rate=options.target_accept,
+        adaptation_info_fn=lambda *_: None,
+        max_num_doublings=options.max_tree_depth,
+    )
+    start, adapt, chain = jax.random.split(key, 3)
+
+    @jax.jit
+    @jax.vmap
+    def adapted(key: PRNGKeyArray, u: Array) -> Any:
+        found, _ = warm.run(key, u, num_steps=options.warmup)
+        return found.state, {k: found.parameters[k] for k in ("step_size", "inverse_mass_matrix")}
+
+    keys = jax.random.split(adapt, options.chains)
+    watch("warmup", {"steps": 0, "of": options.warmup})
+    states, tuned = adapted(keys, target.starts(start, options.chains))
+    watch("warmup", {"steps": options.warmup, "of": options.warmup})
+
+    def one(key: PRNGKeyArray, state: Any, tuned: dict[str, Array]) -> Any:
+        algorithm = blackjax.nuts(log_density, **tuned, max_num_doublings=options.max_tree_depth)
+        state, info = algorithm.step(key, state)
+        return state, (state.position, info.is_divergent, info.num_integration_steps)
+
+    def step(carry: Any, _: None) -> Any:
+        states, keys = carry
+        both = jax.vmap(jax.random.split)(keys)
+        states, seen = jax.vmap(one)(both[:, 0], states, tuned)
+        return (states, both[:, 1]), seen
+
+    piece = _piece(0, options.draws)
+    advance = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=piece))
+    carry = (states, jax.random.split(chain, options.chains))
+    _, kept = _march(advance, carry, options.draws, piece, watch, "sampling")
+    return _collected(kept)
+
+
+def _piece(warmup: int, draws: int) -> int:
+    """The longest piece of which both are multiples: one program serves both."""
+    both = math.gcd(warmup, draws)
+    return max(n for n in range(1, min(PIECE, both) + 1) if both % n == 0)
+
+
+def _march(
+    advance: Callable[[Any], Any], state: Any, steps: int, piece: int, watch: Watch, what: str
+) -> tuple[Any, list[Any]]:
+    kept = []
+    watch(what, {"steps": 0, "of": steps})
+    for done in range(piece, steps + 1, piece):
+        state, seen = advance(state)
+        kept.append(jax.tree.map(np.asarray, seen))
+        watch(what, {"steps": done, "of": steps})
+    return state, kept
+
+
+def _collected(kept: list[Any]) -> Draws:
+    """Pieces (transitions, chains, ...) as draws (chains, transitions, ...)."""
+    from ._methods import Draws
+
+    u, diverging, gradients = (
+        np.swapaxes(np.concatenate([piece[i] for piece in kept]), 0, 1) for i in range(3)
+    )
+    return Draws(jnp.asarray(u), diverging, {"gradients_per_draw": float(np.mean(gradients))})

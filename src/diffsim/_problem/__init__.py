@@ -1,0 +1,5 @@
+"""A fit as data: parameters, conditions, targets and the simulation that connects them."""
+
+from ._problem import Prediction as Prediction
+from ._problem import Problem as Problem
+from ._target import Target as Target

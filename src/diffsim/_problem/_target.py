@@ -1,0 +1,122 @@
+"""What was measured, how surely, and how a prediction compares with it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from .._errors import ConfigError
+
+STATISTICS = ("mean", "each")
+NOISES = ("normal", "lognormal")
+
+
+class Target(eqx.Module):
+    """r = √weight (A(θ) - data)/sigma: a measured value of an observable.
+
+    **Arguments:** `observable`: its name; `data`: measured values in `unit`, shape (conditions,
+    ...) for `statistic="mean"` (the average over what the schedule saves) or (conditions, saves,
+    ...) for "each" (every save); `sigma`: their uncertainty, or the scale on which a deviation
+    matters, in `unit`, or the name of a parameter that is this, to be found with the others;
+    `noise`: "normal", or "lognormal" for positive values that scatter by a factor, r = √weight
+    (log A - log data)/sigma, sigma then without a unit; `weight`; `unit`: converted to the
+    observable's own; `mask`: which entries of `data` were measured (default: all; the others may
+    hold anything, NaN too); `name`: how reports call it.
+    """
+
+    observable: str = eqx.field(static=True)
+    data: Any
+    sigma: Any = 1.0
+    weight: float = eqx.field(default=1.0, kw_only=True)
+    unit: str | None = eqx.field(static=True, default=None, kw_only=True)
+    name: str = eqx.field(static=True, default="", kw_only=True)
+    statistic: str = eqx.field(static=True, default="mean", kw_only=True)
+    noise: str = eqx.field(static=True, default="normal", kw_only=True)
+    mask: Any = eqx.field(default=None, kw_only=True)
+
+    def __check_init__(self):
+        for key, value, allowed in (
+            ("statistic", self.statistic, STATISTICS),
+            ("noise", self.noise, NOISES),
+        ):
+            if value not in allowed:
+                raise ConfigError(f"unknown {key}", key=key, value=value, allowed=allowed)
+        self._check_data()
+        if not isinstance(self.sigma, str):
+            sigma = np.asarray(self.sigma, dtype=float)
+            if not np.all(np.isfinite(sigma)) or np.any(sigma <= 0):
+                raise ConfigError(
+                    "must be positive", key=f"target {self.label}.sigma", value=self.sigma
+                )
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise ConfigError("must not be negative", key="weight", value=self.weight)
+
+    def _check_data(self) -> None:
+        data, key = np.asarray(self.data, dtype=float), f"target {self.label}.data"
+        if self.mask is not None:
+            if np.shape(self.mask) != data.shape:
+                cause = f"has shape {np.shape(self.mask)} for data of shape {data.shape}"
+                raise ConfigError(cause, key=f"target {self.label}.mask")
+            data = data[np.asarray(self.mask, dtype=bool)]
+        if not np.all(np.isfinite(data)):
+            remedy = None if self.mask is not None else "mask= tells which entries were measured"
+            raise ConfigError("must be finite numbers", key=key, suggestion=remedy)
+        if self.noise == "lognormal" and np.any(data <= 0):
+            raise ConfigError(
+                "must be positive where the noise is lognormal", key=key, value=np.min(data)
+            )
+
+    @property
+    def label(self) -> str:
+        return self.name or self.observable
+
+    @property
+    def count(self) -> int:
+        """The number of measured values, for data that are an array."""
+        return int(np.size(self.data) if self.mask is None else np.sum(np.asarray(self.mask)))
+
+    def residual(self, value: Array, sigma: Array) -> Array:
+        """√weight (A - data)/sigma, or of the logarithms; 0 where nothing was measured."""
+        return math.sqrt(self.weight) * self.measured_only(self._deviation(value) / sigma)
+
+    def log_density(self, value: Array, sigma: Array) -> Array:
+        """log p(data | A, sigma), normalised over data, of each entry: N(data; A, sigma²/weight),
+        or lognormal about A. Without a weight there is no measurement: 0."""
+        if self.weight == 0:
+            return jnp.zeros(())
+        sigma = sigma / math.sqrt(self.weight)
+        terms = -0.5 * (self._deviation(value) / sigma) ** 2 - jnp.log(sigma)
+        terms = terms - 0.5 * math.log(2 * math.pi)
+        if self.noise == "lognormal":
+            terms = terms - jnp.log(self._measured())  # d log x = dx/x
+        return self.measured_only(terms)
+
+    def draw(self, key: PRNGKeyArray, value: Array, sigma: Array) -> Array:
+        """A measurement of A with its noise."""
+        sigma = sigma / math.sqrt(self.weight or 1.0)
+        noise = sigma * jax.random.normal(key, value.shape, value.dtype)
+        return value * jnp.exp(noise) if self.noise == "lognormal" else value + noise
+
+    def _deviation(self, value: Array) -> Array:
+        data = self._measured()
+        if self.noise == "normal":
+            return value - data
+        # what should be positive and is not is as far off as a number can be, with no slope
+        floor = jnp.finfo(value.dtype).tiny
+        return jnp.log(jnp.where(value > floor, value, floor)) - jnp.log(data)
+
+    def _measured(self) -> Array:
+        """The data, with a one where nothing was measured."""
+        if self.mask is None:
+            return jnp.asarray(self.data)
+        return jnp.where(jnp.asarray(self.mask, bool), jnp.asarray(self.data), 1.0)
+
+    def measured_only(self, terms: Array) -> Array:
+        """`terms`, zeros where nothing was measured."""
+        return terms if self.mask is None else jnp.where(jnp.asarray(self.mask, bool), terms, 0.0)
