@@ -1,5 +1,8 @@
 from . import md as md
+from . import ode as ode
+from ._adjoint import Backsolve as Backsolve
 from ._adjoint import Direct as Direct
+from ._adjoint import ForwardMode as ForwardMode
 from ._adjoint import RecursiveCheckpoint as RecursiveCheckpoint
 from ._adjoint import Reversible as Reversible
 from ._adjoint import Reweight as Reweight
@@ -38,6 +41,7 @@ from ._simulation import AbstractFlow as AbstractFlow
 from ._simulation import AbstractReversible as AbstractReversible
 from ._simulation import AbstractSimulation as AbstractSimulation
 from ._simulation import FunctionSimulation as FunctionSimulation
+from ._simulation import Integral as Integral
 from ._solve import Solution as Solution
 from ._solve import solve as solve
 from ._statistics import blocking as blocking

@@ -88,6 +88,22 @@ class Schedule(eqx.Module):
             key = "ts" if self.t1 is None else "t1"
             raise ConfigError(f"must lie after t0={self.t0:g}: there is no step", key=key)
 
+    def times(self) -> tuple[float, ...]:
+        """The times of the saves, for solvers that choose their steps."""
+        if self.steps is not None:
+            raise ConfigError(
+                "an adaptive solver takes times, not steps",
+                key="schedule.steps",
+                value=self.steps,
+                allowed="t1=, ts=; or a fixed step, dt=",
+            )
+        return self.ts if self.ts is not None else (float(self.t1 or 0.0),)
+
+    @property
+    def end(self) -> float:
+        """When a schedule in time ends."""
+        return max(self.times()[-1], self.t1 if self.t1 is not None else -math.inf)
+
     def plan(self, dt: float | None) -> SavePlan:
         """The schedule in steps of `dt` (its unit that of ts); refuses times between the steps."""
         if self.steps is not None:

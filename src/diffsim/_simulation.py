@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -20,8 +20,8 @@ class RESULTS(eqx.Enumeration):
 
     successful = ""
     nonfinite = (
-        "a non-finite number appeared; reduce the time step, or start from atoms that do not "
-        "overlap"
+        "a non-finite number appeared; reduce the time step, and look at the start (atoms that "
+        "overlap, say) and at the parameters"
     )
     unstable = (
         "the motion blew up (a particle crossed a tenth of the cutoff in one step); reduce the "
@@ -32,9 +32,25 @@ class RESULTS(eqx.Enumeration):
         "diffsim.drive, which does so and repeats the chunk"
     )
     cfl_exceeded = "the CFL limit was exceeded; reduce the time step or coarsen the grid"
+    max_steps_reached = (
+        "the solver used up max_steps; raise max_steps, loosen rtol and atol, or take a solver for "
+        "stiff equations (diffrax.Kvaerno5)"
+    )
+    solver_failed = (
+        "the solver could not go on (its implicit equation had no solution, or its step fell to "
+        "nothing); loosen rtol and atol, or look for a singularity of the vector field"
+    )
 
 
-RESULT_NAMES = ("successful", "nonfinite", "unstable", "neighbour_overflow", "cfl_exceeded")
+RESULT_NAMES = (
+    "successful",
+    "nonfinite",
+    "unstable",
+    "neighbour_overflow",
+    "cfl_exceeded",
+    "max_steps_reached",
+    "solver_failed",
+)
 
 
 class AbstractSimulation(eqx.Module):
@@ -73,6 +89,11 @@ class AbstractSimulation(eqx.Module):
     def time_step(self) -> float | None:
         """The fixed time step, or None when the simulation has no time of its own."""
         return None
+
+    def at_time(self, state: State, t: float) -> State:
+        """The state with its clock set to t, where it has one: a schedule in time starts there."""
+        del t
+        return state
 
     def prepare(self, params: Params, state: State) -> State:
         """Recompute what the state caches of `params` (forces, say). `solve` calls it once."""
@@ -145,8 +166,36 @@ class AbstractFlow(AbstractSimulation):
     """dy/dt = f(t, y, args): adaptive solvers and continuous adjoints apply."""
 
     @abstractmethod
-    def vector_field(self, t: Any, y: State, args: Any) -> State:
-        """Diffrax's own signature."""
+    def vector_field(self, t: Any, y: PyTree, args: Any) -> PyTree:
+        """Diffrax's own signature; args are the parameters."""
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the solver chooses its steps, so that schedules are in time."""
+        return False
+
+    @abstractmethod
+    def integrate(
+        self,
+        params: Params,
+        state: State,
+        times: Sequence[float],
+        adjoint: Any,
+        end: float | None = None,
+    ) -> Integral:
+        """Run from the state's time through `times` to `end` (default: the last of them), the
+        gradient taken by `adjoint`."""
+
+
+class Integral(eqx.Module):
+    """What `AbstractFlow.integrate` returns: the states at the times asked for (leading axis) and
+    at the end, how it ended after how many steps, and what the solver counts."""
+
+    states: State
+    final: State
+    result: RESULTS
+    steps: Array
+    stats: dict[str, Array]
 
 
 class AbstractEquilibrium(AbstractSimulation):

@@ -11,11 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ._adjoint import AbstractAdjoint, Direct, Samples
+from ._adjoint import AbstractAdjoint, Direct, ForwardMode, RecursiveCheckpoint, Samples
 from ._errors import ConfigError, LawBroken, SimulationError
 from ._laws import AbstractLaw, Ledger, assess, observables_of
 from ._schedule import Schedule
-from ._simulation import RESULT_NAMES, RESULTS, AbstractSimulation, Params, State
+from ._simulation import (
+    RESULT_NAMES,
+    RESULTS,
+    AbstractFlow,
+    AbstractSimulation,
+    Params,
+    State,
+)
 
 
 class Solution(eqx.Module):
@@ -96,14 +103,15 @@ def solve(
     `Solution.check()` on the host.
 
     **Arguments:** `state`, from `simulation.init`; `adjoint`, how the gradient is taken (default
-    `Direct`); `laws`, what is recorded in the ledger; `observables`, the names to save (default:
-    all that the simulation observes).
+    `Direct`, for adaptive solvers `RecursiveCheckpoint`); `laws`, what is recorded in the ledger;
+    `observables`, the names to save (default: all that the simulation observes).
 
     **Raises** `ConfigError` before tracing when schedule, adjoint, laws or names do not fit.
     """
-    adjoint = Direct() if adjoint is None else adjoint
+    adjoint = default_adjoint(simulation) if adjoint is None else adjoint
     adjoint.check(simulation)
-    plan = schedule.plan(simulation.time_step())
+    if schedule.steps is None:
+        state = simulation.at_time(state, schedule.t0)
     available = tuple(eqx.filter_eval_shape(simulation.observe, params, state))
     wanted = tuple(available if observables is None else observables)
     for name in wanted:
@@ -118,6 +126,9 @@ def solve(
 
     state = simulation.prepare(params, state)
     start = observe(simulation, params, state)
+    if isinstance(simulation, AbstractFlow) and simulation.adaptive:
+        return _flow(simulation, params, state, schedule, adjoint, laws, start, observe, wanted)
+    plan = schedule.plan(simulation.time_step())
     trajectory = adjoint.loop(simulation, params, state, plan, observe)
     block_steps = (jnp.arange(plan.blocks, dtype=jnp.int32) + 1) * plan.stride
     first, series = ({k: t[k] for k in law_names} for t in (start, trajectory.observables))
@@ -134,6 +145,46 @@ def solve(
         first_bad_step=trajectory.health.first_bad_step,
         stats={k: v for k, v in trajectory.extra.items() if k != "samples"},
         samples=trajectory.extra.get("samples"),
+    )
+
+
+def default_adjoint(
+    simulation: AbstractSimulation, modes: Sequence[str] = ("reverse",)
+) -> AbstractAdjoint:
+    """How a gradient is taken where nobody says so: `Direct`; of an adaptive solver in reverse mode
+    `RecursiveCheckpoint`, in forward mode alone `ForwardMode`."""
+    if not (isinstance(simulation, AbstractFlow) and simulation.adaptive):
+        return Direct()
+    return RecursiveCheckpoint() if "reverse" in modes else ForwardMode()
+
+
+def _flow(
+    simulation: AbstractFlow,
+    params: Params,
+    state: State,
+    schedule: Schedule,
+    adjoint: AbstractAdjoint,
+    laws: Sequence[AbstractLaw],
+    start: dict[str, Array],
+    observe: Callable[..., dict[str, Array]],
+    wanted: tuple[str, ...],
+) -> Solution:
+    """A run whose solver chooses its steps: the saves are numbered where the steps were."""
+    times = schedule.times()
+    integral = simulation.integrate(params, state, times, adjoint, end=schedule.end)
+    observed = jax.vmap(lambda state: observe(simulation, params, state))(integral.states)
+    numbers = jnp.arange(1, len(times) + 1, dtype=jnp.int32)
+    first, series = ({k: t[k] for k in observables_of(laws, tuple(t))} for t in (start, observed))
+    good = integral.result == RESULTS.successful
+    return Solution(
+        observables={name: observed[name] for name in wanted},
+        state=integral.final,
+        steps=numbers,
+        times=jnp.asarray(times),
+        ledger=assess(laws, first, series, numbers),
+        result=integral.result,
+        first_bad_step=jnp.where(good, -1, integral.steps.astype(jnp.int32)),
+        stats=integral.stats,
     )
 
 

@@ -1,0 +1,48 @@
+"""Gradients pushed forward along the trajectory, a tangent a parameter."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from equinox.internal import nondifferentiable_backward
+
+from .._schedule import SavePlan
+from .._simulation import AbstractSimulation, Params, State
+from ._base import AbstractAdjoint, Observe, Trajectory, march_blocks
+
+MESSAGE = (
+    "ForwardMode has no reverse mode: take jax.jvp or jax.jacfwd, or another adjoint "
+    "(RecursiveCheckpoint, Direct)"
+)
+
+
+class ForwardMode(AbstractAdjoint):
+    """∂y(t)/∂θ is carried along with y(t): d/dt (∂y/∂θ) = (∂f/∂y) ∂y/∂θ + ∂f/∂θ.
+
+    **When:** few parameters (up to some dozens), many residuals, least squares and posteriors of
+    small systems. **Costs:** about one further run a parameter, all in one vectorised pass; memory
+    O(1) in steps. **Cannot:** reverse mode (`jax.grad` is refused while tracing); many parameters.
+    """
+
+    modes: ClassVar[tuple[str, ...]] = ("forward",)
+    why: ClassVar[str] = "few parameters: their tangents run along, nothing is kept"
+    needs: ClassVar[type[AbstractSimulation]] = AbstractSimulation
+
+    def loop(
+        self,
+        sim: AbstractSimulation,
+        params: Params,
+        state: State,
+        plan: SavePlan,
+        observe: Observe,
+    ) -> Trajectory:
+        state, health, observed = march_blocks(
+            sim, params, state, plan, lambda state: observe(sim, params, state)
+        )
+        state, observed = forward_only((state, observed))
+        return Trajectory(state, observed, health)
+
+
+def forward_only(tree: State) -> State:
+    """The same arrays, whose transposition says what to do instead."""
+    return nondifferentiable_backward(tree, msg=MESSAGE, symbolic=True)

@@ -1,0 +1,32 @@
+"""Ordinary and stochastic differential equations: solvers, systems, symplectic methods."""
+
+from ._compositions import AbstractComposition as AbstractComposition
+from ._compositions import ForestRuth as ForestRuth
+from ._compositions import VelocityVerlet as VelocityVerlet
+from ._compositions import Yoshida4 as Yoshida4
+from ._compositions import Yoshida6 as Yoshida6
+from ._compositions import Yoshida8 as Yoshida8
+from ._equation import DifferentialEquation as DifferentialEquation
+from ._equation import FlowState as FlowState
+from ._hamiltonian import HamiltonianDynamics as HamiltonianDynamics
+from ._hamiltonian import PhaseState as PhaseState
+from ._separable import Separable as Separable
+from ._stochastic import StochasticDifferentialEquation as StochasticDifferentialEquation
+from ._stochastic import StochasticState as StochasticState
+from ._systems import SEIR as SEIR
+from ._systems import SIR as SIR
+from ._systems import AbstractHamiltonian as AbstractHamiltonian
+from ._systems import AbstractSystem as AbstractSystem
+from ._systems import Arenstorf as Arenstorf
+from ._systems import DoublePendulum as DoublePendulum
+from ._systems import FitzHughNagumo as FitzHughNagumo
+from ._systems import Kepler as Kepler
+from ._systems import Lorenz63 as Lorenz63
+from ._systems import LotkaVolterra as LotkaVolterra
+from ._systems import NBody as NBody
+from ._systems import NeuralODE as NeuralODE
+from ._systems import OrnsteinUhlenbeck as OrnsteinUhlenbeck
+from ._systems import Pleiades as Pleiades
+from ._systems import Robertson as Robertson
+from ._systems import UniversalEquation as UniversalEquation
+from ._systems import VanDerPol as VanDerPol
