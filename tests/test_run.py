@@ -173,6 +173,7 @@ def test_exit_codes(seed, code, state, acted, capsys):
 def test_the_step_and_the_advice_are_kept(acted):
     run.main([*NVE, "seed=9003"])
     assert status(runs()[0]) | {"updated": 0} == {
+        "experiment": "lj_nve",
         "state": "failed",
         "code": 3,
         "updated": 0,
