@@ -18,8 +18,15 @@ from ._adjoint import Health
 from ._adjoint._base import march_blocks
 from ._errors import ConfigError
 from ._laws import AbstractLaw, Ledger, assess, observables_of
-from ._schedule import SavePlan
-from ._simulation import RESULTS, AbstractEquilibrium, AbstractSimulation, Params, State
+from ._schedule import SavePlan, Schedule
+from ._simulation import (
+    RESULTS,
+    AbstractEquilibrium,
+    AbstractFlow,
+    AbstractSimulation,
+    Params,
+    State,
+)
 from ._solve import check_health, over_batch
 
 ENLARGEMENTS = 8  # more than these in a row means that something else is wrong
@@ -141,6 +148,54 @@ def drive(
         if view.observables:
             seen["observables"] = {n: seen["observables"][n] for n in view.observables}
         first, taken = taken + save_every, taken + plan.steps
+        yield Chunk(states, seen, taken, first, now, health, start_observed)
+
+
+@eqx.filter_jit
+def _flow_stretch(
+    simulation: AbstractFlow, params: Params, states: State, times: Array, view: View
+) -> tuple[State, Health, PyTree]:
+    def one(state):
+        integral = simulation.integrate(params, state, times, None)
+        seen = jax.vmap(lambda state: view(simulation, params, state))(integral.states)
+        bad = jnp.where(integral.result == RESULTS.successful, -1, integral.steps)
+        return integral.final, Health(integral.result, bad.astype(jnp.int32)), seen
+
+    return over_batch(one, states)
+
+
+def drive_flow(
+    simulation: AbstractFlow,
+    params: Params,
+    states: State,
+    *,
+    schedule: Schedule,
+    chunk: int,
+    view: View,
+    laws: Sequence[AbstractLaw] = (),
+    done: int = 0,
+    start_observed: PyTree = None,
+) -> Iterator[Chunk]:
+    """`drive` for solvers that choose their steps: `Chunk.steps` counts saves in place of steps,
+    and a chunk has `chunk` of them."""
+    times = schedule.times()
+    names = observables_of(laws, available_observables(simulation, params, states))
+    wide = View(tuple(dict.fromkeys((*view.observables, *names))), view.samples)
+    if done == 0:
+        states = over_batch(lambda state: simulation.at_time(state, schedule.t0), states)
+        states, seen = _start(simulation, params, states, View(names))
+        start_observed = seen.get("observables", {})
+    previous, taken = start_observed, done
+    for saves in _blocks(len(times) - done, max(1, chunk)):
+        ts = jnp.asarray(times[taken : taken + saves])
+        states, health, seen = _flow_stretch(simulation, params, states, ts, wide)
+        series = {name: seen["observables"][name] for name in names}
+        saved = taken + 1 + jnp.arange(saves, dtype=jnp.int32)
+        now = _assess(tuple(laws), start_observed, series, previous, saved)
+        previous = {name: value[:, -1] for name, value in series.items()}
+        if view.observables:
+            seen["observables"] = {n: seen["observables"][n] for n in view.observables}
+        first, taken = taken + 1, taken + saves
         yield Chunk(states, seen, taken, first, now, health, start_observed)
 
 

@@ -179,7 +179,7 @@ class AbstractFlow(AbstractSimulation):
         self,
         params: Params,
         state: State,
-        times: Sequence[float],
+        times: Sequence[float] | Array,
         adjoint: Any,
         end: float | None = None,
     ) -> Integral:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -11,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .._drive import Chunk, View, available_observables, drive
+from .._drive import Chunk, View, available_observables, drive, drive_flow
 from .._errors import ConfigError, Interrupted, LawBroken
 from .._laws import Ledger, observables_of
+from .._simulation import AbstractFlow
 from .._solve import over_batch
 from .._statistics import blocking
 from .._store import TrajectoryWriter, read_trajectory
@@ -29,7 +31,7 @@ def simulate(experiment: Experiment, session: Session) -> dict[str, Any]:
     """Run the schedule and return the pieces of result.json that a simulation has."""
     problem, simulation = experiment.problem, experiment.simulation
     params = problem.params(problem.initial())
-    plan = problem.schedule.plan(simulation.time_step())
+    times, steps = _saves(experiment)
     states, done, kept = _begin(experiment, session, params)
     available = available_observables(simulation, params, states)
     names = tuple(name for name in available if name not in PARTICLES)
@@ -38,24 +40,13 @@ def simulate(experiment: Experiment, session: Session) -> dict[str, Any]:
     )
     began, first = time.perf_counter(), None
     good = (states, done, kept)
-    with writer, session.console.progress(plan.steps, experiment.name) as progress:
-        for chunk in drive(
-            simulation,
-            params,
-            states,
-            steps=plan.steps,
-            save_every=plan.stride,
-            chunk=experiment.chunk,
-            view=View((*names, *(PARTICLES if experiment.has_particles else ()))),
-            laws=experiment.laws,
-            done=done,
-            start_observed=kept and kept["start"],
-        ):
+    with writer, session.console.progress(steps, experiment.name) as progress:
+        for chunk in _chunks(experiment, params, states, names, done, kept):
             first = first or time.perf_counter() - began
-            _write(experiment, writer, chunk, plan.stride, names)
+            _write(experiment, writer, chunk, times, names)
             kept = _merge(kept, chunk)
             progress.update(chunk.steps, **_shown(chunk))
-            _log(session, chunk, plan.steps, time.perf_counter() - began)
+            _log(session, chunk, steps, time.perf_counter() - began)
             try:
                 chunk.check()
                 _heed(session, kept["ledger"])
@@ -77,9 +68,47 @@ def simulate(experiment: Experiment, session: Session) -> dict[str, Any]:
             "observables": averages(experiment, session, names),
             **_rdf(experiment, session),
         },
-        "iteration_s": seconds / max(1, plan.steps - done),
+        "iteration_s": seconds / max(1, steps - done),
         "compile_s": first or 0.0,
     }
+
+
+def _saves(experiment: Experiment) -> tuple[dict[int, float], int]:
+    """The time of each save by its number (of the step, or of the save where the solver chooses its
+    steps), and the last number."""
+    schedule, simulation = experiment.problem.schedule, experiment.simulation
+    if isinstance(simulation, AbstractFlow) and simulation.adaptive:
+        times = schedule.times()
+        return dict(enumerate(times, start=1)), len(times)
+    dt = simulation.time_step()
+    plan = schedule.plan(dt)
+    numbers = range(plan.stride, plan.steps + 1, plan.stride)
+    return {n: schedule.t0 + n * (dt or 1.0) for n in numbers}, plan.steps
+
+
+def _chunks(
+    experiment: Experiment,
+    params: PyTree,
+    states: PyTree,
+    names: tuple[str, ...],
+    done: int,
+    kept: dict[str, Any] | None,
+) -> Iterator[Chunk]:
+    """The run in chunks, by steps of our own or by a solver that chooses them."""
+    schedule, simulation = experiment.problem.schedule, experiment.simulation
+    common: dict[str, Any] = dict(
+        chunk=experiment.chunk,
+        view=View((*names, *(PARTICLES if experiment.has_particles else ()))),
+        laws=experiment.laws,
+        done=done,
+        start_observed=kept and kept["start"],
+    )
+    if isinstance(simulation, AbstractFlow) and simulation.adaptive:
+        return drive_flow(simulation, params, states, schedule=schedule, **common)
+    if schedule.steps is None and done == 0:
+        states = over_batch(lambda state: simulation.at_time(state, schedule.t0), states)
+    plan = schedule.plan(simulation.time_step())
+    return drive(simulation, params, states, steps=plan.steps, save_every=plan.stride, **common)
 
 
 def equilibrated(experiment: Experiment, session: Session, params: PyTree) -> PyTree:
@@ -189,19 +218,21 @@ def open_trajectory(
 
 
 def _write(
-    experiment: Experiment, writer: TrajectoryWriter, chunk: Chunk, stride: int, names: Any
+    experiment: Experiment,
+    writer: TrajectoryWriter,
+    chunk: Chunk,
+    times: dict[int, float],
+    names: Any,
 ) -> None:
     seen = {k: np.asarray(v) for k, v in chunk.seen["observables"].items()}
-    saves = next(iter(seen.values())).shape[1]
-    steps = chunk.first_saved_step + stride * np.arange(saves)
-    dt = experiment.simulation.time_step() or 1.0
+    steps = [n for n in times if chunk.first_saved_step <= n <= chunk.steps]
     condition = experiment.condition
     frames = {}
     if experiment.has_particles and condition is not None:
         frames = {name: seen[name][condition] for name in PARTICLES}
     single = experiment.problem.batch == 1
     observables = {n: seen[n][0] if single else np.moveaxis(seen[n], 0, 1) for n in names}
-    writer.extend(steps, steps * dt, **frames, observables=observables)
+    writer.extend(steps, [times[n] for n in steps], **frames, observables=observables)
 
 
 def _shown(chunk: Chunk) -> dict[str, float]:

@@ -156,7 +156,7 @@ class DifferentialEquation(AbstractFlow):
             y0 = start_of(self.field, self.initial, params)
         y = checked_y0(y0)
         clock = jnp.asarray(t0, jnp.result_type(*jax.tree.leaves(y), float))
-        return FlowState(y, clock, jnp.zeros((), jnp.int32))
+        return self.prepare(params, FlowState(y, clock, jnp.zeros((), jnp.int32)))
 
     def check(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, params: PyTree, *, y0: Any = None, t0: Any = 0.0
@@ -224,26 +224,26 @@ class DifferentialEquation(AbstractFlow):
         self,
         params: PyTree,
         state: FlowState,
-        times: Sequence[float],
+        times: Sequence[float] | Array,
         adjoint: Any,
         end: float | None = None,
     ) -> Integral:
-        end = times[-1] if end is None else end
         start = self.time(state)
         ts = jnp.asarray(times, start.dtype)
+        beyond = end is not None and bool(end > times[-1])
         solution = diffrax.diffeqsolve(
             self.terms,
             self.solver,
             start,
-            jnp.asarray(end, start.dtype),
+            jnp.asarray(end, start.dtype) if beyond else ts[-1],
             self.dt,
             state.y,
             params,
-            saveat=_saveat(ts, end > times[-1] or self.event is not None),
+            saveat=_saveat(ts, beyond or self.event is not None),
             stepsize_controller=self._controller(),
             adjoint=diffrax_adjoint(adjoint, self.event),
             event=self.event,
-            max_steps=self._most_steps(state, end),
+            max_steps=self.max_steps if self.dt is None else None,
             throw=False,
         )
         return self._integral(solution, ts, start)
@@ -254,11 +254,6 @@ class DifferentialEquation(AbstractFlow):
         if self.controller is not None:
             return self.controller
         return Guarded(inner=diffrax.PIDController(rtol=self.rtol, atol=self.atol))  # pyright: ignore
-
-    def _most_steps(self, state: FlowState, end: float) -> int | None:
-        if self.dt is None:
-            return self.max_steps
-        return None if eqx.is_array(end) else math.ceil(abs(end) / self.dt) + 2
 
     def _integral(self, solution: diffrax.Solution, ts: Array, start: Array) -> Integral:
         """Diffrax's solution as ours; what comes after an event is NaN rather than infinite."""
