@@ -11,6 +11,7 @@ from ._equation import FlowState as FlowState
 from ._hamiltonian import HamiltonianDynamics as HamiltonianDynamics
 from ._hamiltonian import PhaseState as PhaseState
 from ._separable import Separable as Separable
+from ._start import InitialState as InitialState
 from ._stochastic import StochasticDifferentialEquation as StochasticDifferentialEquation
 from ._stochastic import StochasticState as StochasticState
 from ._systems import SEIR as SEIR

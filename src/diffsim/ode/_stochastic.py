@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -20,7 +20,6 @@ from ._checks import check_field, checked_y0
 from ._noise import normals
 from ._observe import observed, start_of
 
-Noise = Literal["diagonal", "general"]
 MILSTEIN = (diffrax.ItoMilstein, diffrax.StratonovichMilstein)
 
 
@@ -76,8 +75,8 @@ class StochasticDifferentialEquation(AbstractSimulation):
         *,
         dt: float,
         solver: diffrax.AbstractSolver | None = None,
-        interpretation: Literal["ito", "stratonovich"] = "ito",
-        noise: Noise = "diagonal",
+        interpretation: str = "ito",
+        noise: str = "diagonal",
         initial: Callable[[PyTree], PyTree] | None = None,
         components: Sequence[str] = (),
         observe_fn: Callable[..., dict[str, Array]] | None = None,
