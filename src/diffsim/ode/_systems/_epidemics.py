@@ -19,10 +19,11 @@ def _check_population(population: float) -> None:
         raise ConfigError("must be finite and above 1", key="population", value=population)
 
 
-def _books(total: Array, ill: Array, susceptible: Array, args: Any) -> dict[str, Array]:
+def _books(y: Vector, population: float, args: Any) -> dict[str, Array]:
     """The sum, and what relates the ill to those who never were: d(ill)/dS = -1 + γN/(βS)."""
-    relation = ill + susceptible - args["gamma"] * total / args["beta"] * jnp.log(susceptible)
-    return {"total": total, "final_size_relation": relation}
+    y = jnp.asarray(y)
+    escape = args["gamma"] * population / args["beta"] * jnp.log(y[0])
+    return {"total": jnp.sum(y), "final_size_relation": jnp.sum(y[:-1]) - escape}
 
 
 def _balanced(rtol: float) -> tuple[AbstractLaw, ...]:
@@ -61,7 +62,7 @@ class SIR(AbstractSystem):
 
     def observe(self, t: Any, y: Vector, args: Any) -> dict[str, Array]:
         del t
-        return _books(jnp.sum(jnp.asarray(y)), y[1], y[0], args)
+        return _books(y, self.population, args)
 
     def laws(self, rtol: float = 1e-4) -> tuple[AbstractLaw, ...]:
         return _balanced(rtol)
@@ -103,7 +104,7 @@ class SEIR(AbstractSystem):
 
     def observe(self, t: Any, y: Vector, args: Any) -> dict[str, Array]:
         del t
-        return _books(jnp.sum(jnp.asarray(y)), y[1] + y[2], y[0], args)
+        return _books(y, self.population, args)
 
     def laws(self, rtol: float = 1e-4) -> tuple[AbstractLaw, ...]:
         return _balanced(rtol)

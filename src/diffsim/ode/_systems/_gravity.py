@@ -121,7 +121,7 @@ class NBody(AbstractHamiltonian):
 
     def _pairs(self, q: Half) -> tuple[Array, Array]:
         """rᵢ - rⱼ, and 1/√(rᵢⱼ² + s²), zero for a body and itself."""
-        places = jnp.reshape(q, (self.bodies, self.dimension))
+        places = jnp.reshape(jnp.asarray(q), (self.bodies, self.dimension))
         apart = places[:, None] - places[None]
         alone = np.eye(self.bodies, dtype=bool)
         squared = jnp.sum(apart**2, axis=-1) + self.softening**2
@@ -129,7 +129,7 @@ class NBody(AbstractHamiltonian):
         return apart, jnp.where(alone, 0.0, 1 / jnp.sqrt(jnp.where(alone, 1.0, squared)))
 
     def kinetic(self, p: Half, args: Any) -> Scalar:
-        momenta = jnp.reshape(p, (self.bodies, self.dimension))
+        momenta = jnp.reshape(jnp.asarray(p), (self.bodies, self.dimension))
         return jnp.sum(jnp.sum(momenta**2, axis=1) / (2 * jnp.asarray(args["masses"])))
 
     def potential(self, q: Half, args: Any) -> Scalar:
