@@ -33,7 +33,7 @@ KEYS = {
     "thermostat": "object or null",
     "schedule": "object",
     "laws": "list",
-    "adjoint": "object",
+    "adjoint": "object or null",
     "fit": "object or null",
     "placement": "object",
     "studies": "list",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._adjoint import AbstractAdjoint, Direct
+from .._adjoint import AbstractAdjoint
 from .._errors import ConfigError
 from .._laws import AbstractLaw, observables_of
 from .._parameter import Parameter
@@ -20,8 +20,9 @@ from .._problem import Problem, Target
 from .._report import Console
 from .._schedule import Schedule
 from .._simulation import AbstractSimulation
+from .._solve import default_adjoint
 from .._store import RunDirectory, peak_bytes, provenance
-from ._fits import AbstractFitTask
+from ._fits import AbstractFitTask, OptaxFit
 from ._session import Session
 from ._simulate import simulate
 from ._studies import AbstractStudy
@@ -65,7 +66,9 @@ class Experiment:
         precision: str = "float64",
     ):
         self.name, self.question, self.seed, self.chunk = name, question, seed, chunk
-        self.simulation, self.fit, self.adjoint = simulation, fit, adjoint or Direct()
+        self.simulation, self.fit = simulation, fit
+        modes = ("reverse",) if isinstance(fit, OptaxFit) else ("forward",)
+        self.adjoint = default_adjoint(simulation, modes) if adjoint is None else adjoint
         self.placement = placement or SingleDevice()
         self.laws, self.studies = tuple(laws), tuple(studies)
         self.thermostat, self.data_files = thermostat, tuple(data_files)
