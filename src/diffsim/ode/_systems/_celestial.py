@@ -23,7 +23,7 @@ class Arenstorf(AbstractSystem):
     moon's distance and of its period over 2π. Parameter: `mu` = μ, the moon's share of the mass.
 
     From `start()` and at the default μ it returns after `PERIOD` = 17.06..., past the moon by
-    0.006: errors grow by about 10⁵ on the way, so that it wants tolerances of 10⁻¹² and adaptive
+    0.006: errors grow by up to 2·10⁶ on the way, so that it wants tolerances of 10⁻¹² and adaptive
     steps. Observed: `jacobi`, C = x² + y² + 2(1-μ)/r₁ + 2μ/r₂ - |v|², the only invariant.
 
     Source: Arenstorf, Am. J. Math. 85, 27 (1963), doi:10.2307/2373181; numbers of Hairer, Nørsett
