@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def lognormal(values, sigma):
 
 
 POSITIVE = Parameter(0.3, transform="positive", prior=LogNormal(-1.0, 1.0))
-EACH = {"statistic": "each"}
+EACH: dict[str, Any] = {"statistic": "each"}
 LIKELIHOODS = {
     "normal": (Target("y", DATA[None], 0.1, **EACH), lambda v: normal(v, 0.1).sum()),
     "weighted": (

@@ -3,6 +3,7 @@
 from ._experiment import Experiment as Experiment
 from ._fits import LeastSquaresFit as LeastSquaresFit
 from ._fits import OptaxFit as OptaxFit
+from ._posterior import PosteriorFit as PosteriorFit
 from ._session import Session as Session
 from ._studies import AdjointStudy as AdjointStudy
 from ._studies import StepSizeStudy as StepSizeStudy

@@ -14,9 +14,10 @@ import optax
 
 from .._adjoint import Reweight
 from .._errors import ConfigError
-from .._fit import FitResult, fit, least_squares, scalars
+from .._fit import FitResult, check_squares, fit, least_squares, scalars
 from .._solve import over_batch
 from .._statistics import blocking
+from ._series import series
 from ._session import Session
 from ._simulate import open_trajectory, rdf_table
 
@@ -31,9 +32,26 @@ class AbstractFitTask(eqx.Module):
     def solve(self, experiment: Experiment, watch: Any, **further: Any) -> FitResult:
         """Run the fit."""
 
+    def check_own(self, experiment: Experiment) -> None:
+        """Refuse what this fit in particular cannot do."""
+
+    def complete(
+        self,
+        experiment: Experiment,
+        session: Session,
+        watch: Any,
+        result: FitResult,
+        pieces: dict[str, Any],
+    ) -> dict[str, Any]:
+        """The pieces of result.json, with what this fit adds to them at the end."""
+        del session, watch
+        shown = series(experiment, result)
+        return pieces | ({"measured": pieces["measured"] | {"series": shown}} if shown else {})
+
     def check(self, experiment: Experiment) -> None:
         """Refuse what cannot work, before anything is written."""
         experiment.adjoint.check(experiment.simulation)
+        self.check_own(experiment)
         for target in experiment.problem.targets:
             if target.statistic != "mean" and isinstance(experiment.adjoint, Reweight):
                 raise ConfigError(
@@ -62,7 +80,7 @@ class AbstractFitTask(eqx.Module):
         if experiment.held_out:
             measured["refitted_on"] = experiment.problem.batch
         sampling = watch.compile_s
-        return {
+        pieces = {
             "parameters": parameters(experiment, result),
             "loss": result.loss,
             "validation": validation,
@@ -76,6 +94,7 @@ class AbstractFitTask(eqx.Module):
             "measured": measured,
             "fit": result,
         }
+        return self.complete(experiment, session, watch, result, pieces)
 
     def refit(self, experiment: Experiment, watch: Any, result: FitResult) -> FitResult:
         """Once more on all conditions, from where the first fit ended."""
@@ -89,6 +108,9 @@ class LeastSquaresFit(AbstractFitTask):
     explore: float = 0.1
     damping: float = 1e-4
     tol: float = 1e-10
+
+    def check_own(self, experiment: Experiment) -> None:
+        check_squares(experiment.problem)
 
     def solve(self, experiment: Experiment, watch: Any, **further: Any) -> FitResult:
         return least_squares(
@@ -143,7 +165,7 @@ class _Watch:
 
     def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
         self.session.poll()
-        if event in ("equilibration", "sampling"):
+        if event in ("equilibration", "warmup", "sampling"):
             self._progress(event, facts)
             return
         self.close()
@@ -213,11 +235,12 @@ def _mean_targets(experiment: Experiment) -> list[tuple[int, Any]]:
 def validate(experiment: Experiment, result: FitResult) -> dict[str, Any]:
     """How the fit predicts the conditions that it has not seen."""
     rows = list(experiment.held_out)
+    sigmas = experiment.problem.sigmas(result.theta)
     rms, squares = {}, []
     for i, target in _mean_targets(experiment):
         off = np.asarray(result.prediction.values[i])[rows] - np.asarray(target.data)[rows]
         rms[target.label] = float(np.sqrt(np.mean(off**2)))
-        sigma = np.broadcast_to(np.asarray(target.sigma), np.shape(target.data))[rows]
+        sigma = np.broadcast_to(np.asarray(sigmas[i]), np.shape(target.data))[rows]
         squares.append((off / sigma) ** 2)
     total = float(np.sum(squares))
     return {
@@ -238,16 +261,17 @@ def measure(experiment: Experiment, result: FitResult) -> dict[str, Any]:
     shown = _mean_targets(experiment)
     if not shown:
         return {}
+    sigmas = experiment.problem.sigmas(result.theta)
     targets = [
         {
             "name": t.label,
             "observable": t.observable,
             "unit": t.unit or experiment.simulation.units().get(t.observable, "1"),
-            "sigma": float(np.mean(np.asarray(t.sigma))),
+            "sigma": float(np.mean(np.asarray(sigmas[i]))),
         }
-        for _, t in shown
+        for i, t in shown
     ]
-    series = experiment.problem.series(result.prediction)
+    saves = experiment.problem.series(result.prediction)
     stride = experiment.problem.schedule.plan(experiment.simulation.time_step()).stride
     lag = stride * (experiment.simulation.time_step() or 1.0)
     states = []
@@ -259,7 +283,7 @@ def measure(experiment: Experiment, result: FitResult) -> dict[str, Any]:
         }
         times, counts = [], []
         for i, target in shown:
-            found = blocking(np.asarray(series[i][row]))
+            found = blocking(np.asarray(saves[i][row]))
             entry[target.label] = float(np.asarray(result.prediction.values[i])[row])
             entry[f"{target.label}_stderr"] = float(found.stderr)
             entry[f"{target.label}_target"] = float(np.asarray(target.data)[row])

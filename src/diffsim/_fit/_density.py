@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -31,10 +31,16 @@ class Density:
 
     A trajectory that fails has no density: U = ∞, which samplers step back from. `adjoint`: how
     ∂U/∂z is taken; by default forward for up to 100 parameters. Random numbers inside a simulation
-    are those of `key`, the same at every z.
+    are those of `key`, the same at every z. `use`: which conditions count.
     """
 
-    def __init__(self, problem: Problem, adjoint: AbstractAdjoint | None, key: PRNGKeyArray):
+    def __init__(
+        self,
+        problem: Problem,
+        adjoint: AbstractAdjoint | None,
+        key: PRNGKeyArray,
+        use: Sequence[bool] | np.ndarray | None = None,
+    ):
         self.start, self.unravel = ravel_pytree(problem.initial())
         if adjoint is None:
             modes = ("forward",) if self.start.size <= FEW else ("reverse",)
@@ -51,7 +57,8 @@ class Density:
         self.forward = prefers_forward(adjoint.modes, self.start.size)
         traceable = problem.simulation.traceable_init()
         states = key if traceable else problem.states(problem.initial(), key)
-        self.run = Run(problem, adjoint, states, jnp.ones(problem.batch))
+        used = np.ones(problem.batch) if use is None else np.asarray(use, dtype=float)
+        self.run = Run(problem, adjoint, states, jnp.asarray(used))
 
     def potential(self, z: Array) -> Array:
         """U(z). Shape ()."""
@@ -60,15 +67,14 @@ class Density:
         failed = jnp.any(prediction.solution.first_bad_step >= 0)
         return jnp.where(failed, jnp.inf, loss - self.problem.log_det(theta))
 
-    def check_start(self) -> None:
-        """Raise what is wrong with the trajectory at the start, if anything is."""
+    def _refuse_start(self) -> None:
+        """Raise what is wrong with the start, where U is not finite."""
         _, prediction = jax.jit(lambda z: self.run.loss(self.unravel(z)))(self.start)
         check_health(prediction.solution.result, prediction.solution.first_bad_step)
-        if not np.isfinite(self.at(self.start[None])[0]):
-            raise SimulationError(
-                "the posterior density at the start is not finite",
-                advice="look at the starting values, and whether their priors allow them",
-            )
+        raise SimulationError(
+            "the posterior density at the start is not finite",
+            advice="look at the starting values, and whether their priors allow them",
+        )
 
     def at(self, points: Array) -> np.ndarray:
         """U at each of `points` (points, n)."""
@@ -84,22 +90,28 @@ class Density:
         first, of those nearly as likely; and whether the slope vanishes at the first."""
         fn = explicit(self.potential, forward=self.forward)
         search = jax.jit(jax.vmap(lambda z: descend(fn, z, STEPS)))
-        found, flat = search(self._around(key, starts))
-        values = self.at(found)
+        found, flat, values, first = map(np.asarray, search(self._around(key, starts)))
+        if not np.isfinite(first[0]):
+            self._refuse_start()
         order = np.argsort(np.nan_to_num(values, nan=np.inf))
         order = [i for i in order if values[i] <= values[order[0]] + NEARLY or i == order[0]]
-        return found[np.asarray(order)], bool(flat[order[0]])
+        self.least = float(values[order[0]])
+        return jnp.asarray(found[np.asarray(order)]), bool(flat[order[0]])
 
     def _around(self, key: PRNGKeyArray, starts: int) -> Array:
-        """The start, and of `CANDIDATES` times as many points about it those of least U: (starts,
-        n). Periodic data have many poor fits with a wrong frequency, which this steps over."""
+        """The start and points about it, half of them those of least U among `CANDIDATES` times as
+        many: (starts, n). Periodic data have many poor fits with a wrong frequency, which this
+        steps over; the other half looks further afield."""
         if starts == 1:
             return self.start[None]
         z = self.start
         noise = jax.random.normal(key, (CANDIDATES * (starts - 1), z.size), z.dtype)
         points = z + SPREAD * jnp.maximum(1.0, jnp.abs(z)) * noise
         order = np.argsort(np.nan_to_num(self.at(points), nan=np.inf))
-        return jnp.concatenate([z[None], points[order[: starts - 1]]])
+        best, any_ = order[: starts // 2], order[starts // 2 :]
+        return jnp.concatenate(
+            [z[None], points[best], points[np.sort(any_)[: starts - 1 - len(best)]]]
+        )
 
     def whitened(self, modes: Array) -> Whitened:
         """The density in coordinates in which it looks like N(0, 1) about the first of `modes`."""
@@ -116,7 +128,7 @@ class Whitened:
     def __init__(self, density: Density, modes: Array, factor: Array, sound: bool):
         self.density, self.centre, self.factor, self.sound = density, modes[0], factor, sound
         self.size = self.centre.size
-        self.modes = jnp.linalg.solve(factor, (modes - self.centre).T).T
+        self.modes = _distinct(np.linalg.solve(factor, np.asarray(modes - self.centre).T).T)
         self.potential = explicit(lambda u: density.potential(self.z(u)), forward=density.forward)
 
     def z(self, u: Array) -> Array:
@@ -127,8 +139,8 @@ class Whitened:
         """A point a chain, spread as the posterior should be, where it has a density: (chains,
         n). Chains share out the modes, so that R-hat tells of those that they cannot leave."""
         spread = jax.random.normal(key, (chains, self.size), self.centre.dtype)
-        about = self.modes[jnp.arange(chains) % len(self.modes)]
-        limit = float(self.density.at(self.centre[None])[0]) + 10.0 * self.size + 50.0
+        about = jnp.asarray(self.modes[np.arange(chains) % len(self.modes)], spread.dtype)
+        limit = self.density.least + 10.0 * self.size + 50.0
         for _ in range(20):
             far = ~(self.density.at(self.z(about + spread)) < limit)
             if not np.any(far):
@@ -137,25 +149,40 @@ class Whitened:
         return about + spread
 
 
-def descend(fn: Callable[[Array], Array], z: Array, steps: int) -> tuple[Array, Array]:
-    """The minimum of fn by L-BFGS (optax), and whether the slope all but vanished there."""
+def _distinct(u: np.ndarray) -> np.ndarray:
+    """The rows that are further apart than the posterior is wide."""
+    kept = [u[0]]
+    for row in u[1:]:
+        if min(np.linalg.norm(row - other) for other in kept) > 1:
+            kept.append(row)
+    return np.stack(kept)
+
+
+def descend(
+    fn: Callable[[Array], Array], z: Array, steps: int
+) -> tuple[Array, Array, Array, Array]:
+    """The minimum of fn by L-BFGS (optax), whether the slope all but vanishes there, and fn there
+    and at the start."""
     solver = optax.lbfgs()
     both = optax.value_and_grad_from_state(fn)
 
-    def go_on(carry: tuple[Array, Any, Array, Array]) -> Array:
-        _, _, count, norm = carry
+    def go_on(carry: Any) -> Array:
+        _, _, count, norm, _, _ = carry
         return (count < steps) & (norm > 1e-5)
 
     def step(carry: Any) -> Any:
-        z, state, count, _ = carry
+        z, state, count, _, _, start = carry
         value, slope = both(z, state=state)
         updates, state = solver.update(slope, state, z, value=value, grad=slope, value_fn=fn)
         norm = jnp.linalg.norm(jnp.asarray(slope) * jnp.maximum(1.0, jnp.abs(z)))
-        return optax.apply_updates(z, updates), state, count + 1, norm
+        start = jnp.where(count == 0, value, start)
+        reached = optax.tree.get(state, "value")
+        return optax.apply_updates(z, updates), state, count + 1, norm, reached, start
 
-    first = (z, solver.init(z), jnp.asarray(0), jnp.asarray(jnp.inf, z.dtype))
-    z, _, _, norm = jax.lax.while_loop(go_on, step, first)
-    return z, norm < 1e-3
+    unknown = jnp.asarray(jnp.inf, z.dtype)
+    first = (z, solver.init(z), jnp.asarray(0), unknown, unknown, unknown)
+    z, _, _, norm, value, start = jax.lax.while_loop(go_on, step, first)
+    return z, norm < 1e-3, value, start
 
 
 def _spread(curvature: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, bool]:

@@ -77,7 +77,7 @@ def least_squares(
     **Raises** `ConfigError` before tracing, `SimulationError` when a trajectory fails.
     """
     adjoint = default_adjoint(problem.simulation, ("forward",)) if adjoint is None else adjoint
-    _refuse_free_noise(problem)
+    check_squares(problem)
     if method is not None:
         check_method(method, isinstance(adjoint, Reweight))
     if steps < 1:
@@ -107,8 +107,8 @@ def least_squares(
     return fit.result(point)
 
 
-def _refuse_free_noise(problem: Problem) -> None:
-    """A sigma that is fitted has a term log sigma, which is no square."""
+def check_squares(problem: Problem) -> None:
+    """Refuse a sigma that is fitted: it has a term log sigma, which is no square."""
     for name in problem.free_noises:
         raise ConfigError(
             f"least squares cannot fit a target's sigma, which {name} is",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from jaxtyping import PRNGKeyArray
 from .._adjoint import AbstractAdjoint
 from .._errors import ConfigError
 from .._problem import Problem
+from .._schedule import Schedule
 from ._density import Density
 from ._diagnostics import bulk_ess, split_rhat
 from ._evaluate import Watch, silent
@@ -50,15 +52,15 @@ class PosteriorResult(eqx.Module):
     unconstrained: np.ndarray = eqx.field(repr=False)
     density: Density = eqx.field(repr=False)
 
-    def mean(self, name: str) -> np.ndarray:
+    def mean(self, name: str) -> np.ndarray | np.floating:
         """The posterior mean of a parameter."""
         return np.mean(self.draws[name], axis=(0, 1))
 
-    def sd(self, name: str) -> np.ndarray:
+    def sd(self, name: str) -> np.ndarray | np.floating:
         """The posterior standard deviation of a parameter."""
         return np.std(self.draws[name], axis=(0, 1), ddof=1)
 
-    def quantile(self, name: str, q: float | Sequence[float]) -> np.ndarray:
+    def quantile(self, name: str, q: float | Sequence[float]) -> np.ndarray | np.floating:
         """Posterior quantiles of a parameter, q first."""
         return np.quantile(self.draws[name], q, axis=(0, 1))
 
@@ -92,14 +94,28 @@ class PosteriorResult(eqx.Module):
         return self.rhat, self.ess
 
     def predictive(
-        self, draws: int = 200, key: PRNGKeyArray | None = None, noise: bool = True
+        self,
+        draws: int = 200,
+        key: PRNGKeyArray | None = None,
+        noise: bool = True,
+        schedule: Schedule | None = None,
+        shared: bool = False,
     ) -> dict[str, np.ndarray]:
         """What further measurements would show: a target's label -> (draws, conditions, ...), in
-        the target's unit, at evenly spaced draws; without `noise` the model's own prediction."""
+        the target's unit, at evenly spaced draws; without `noise` the model's own prediction.
+
+        `schedule`: with other saves; `shared`: one deviate for all saves of a draw, whose quantiles
+        at each save are the same, and smooth from save to save.
+        """
         key = jax.random.key(0) if key is None else key
         flat = self.unconstrained.reshape(-1, self.unconstrained.shape[-1])
         chosen = flat[np.linspace(0, len(flat) - 1, min(draws, len(flat))).astype(int)]
-        problem, run = self.density.problem, self.density.run
+        run = self.density.run
+        if schedule is not None:
+            run = dataclasses.replace(
+                run, problem=dataclasses.replace(run.problem, schedule=schedule)
+            )
+        problem = run.problem
 
         def one(given):
             z, key = given
@@ -109,7 +125,7 @@ class PosteriorResult(eqx.Module):
                 return values
             keys = jax.random.split(key, len(values))
             sets = zip(problem.targets, keys, values, sigmas, strict=True)
-            return tuple(target.draw(key, value, sigma) for target, key, value, sigma in sets)
+            return tuple(t.draw(key, value, sigma, shared) for t, key, value, sigma in sets)
 
         keys = jax.random.split(key, len(chosen))
         found = jax.jit(lambda given: jax.lax.map(one, given, batch_size=25))
@@ -131,7 +147,8 @@ def posterior(
     The likelihood is the problem's own (`Problem.log_likelihood`), its parameters' priors are the
     priors (none: flat in the parameter itself), and draws are made over unconstrained z, in
     coordinates in which the Laplace approximation at the mode is N(0, 1): chains start from draws
-    of it, and at other modes that are nearly as likely where the search came upon some. The model is differentiated forward where the adjoint can and parameters are at most 100.
+    of it, and at other modes that are nearly as likely where the search came upon some. The model
+    is differentiated forward where the adjoint can and parameters are at most 100.
 
     **Arguments:** `method`; `adjoint` (default: forward for few parameters, else in reverse);
     `key`; `starts`: points from which the mode is sought, the parameters' own and others around
@@ -153,7 +170,6 @@ def posterior(
     first, second, last = jax.random.split(key, 3)
     began = time.perf_counter()
     density = Density(problem, adjoint, first)
-    density.check_start()
     watch("mode", {"parameters": density.start.size})
     modes, found = density.modes(second, starts)
     target = density.whitened(modes)
@@ -165,6 +181,22 @@ def posterior(
     stats = {"mode_found": bool(found), "mode_sound": target.sound, **draws.stats}
     mode = {k: np.asarray(v) for k, v in density.free_values(modes[0]).items()}
     return _result(density, draws, np.asarray(z), values, mode, stats, seconds)
+
+
+def explored(
+    problem: Problem,
+    *,
+    adjoint: AbstractAdjoint | None = None,
+    key: PRNGKeyArray | None = None,
+    starts: int = 8,
+    use: Sequence[bool] | np.ndarray | None = None,
+) -> Problem:
+    """The same problem, starting at the best mode that `posterior` would find."""
+    first, second = jax.random.split(jax.random.key(0) if key is None else key)
+    density = Density(problem, adjoint, first, use)
+    modes, _ = density.modes(second, starts)
+    found = density.free_values(modes[0])
+    return problem.starting_at(jax.tree.map(np.asarray, found))
 
 
 def _result(

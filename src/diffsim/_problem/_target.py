@@ -17,6 +17,11 @@ STATISTICS = ("mean", "each")
 NOISES = ("normal", "lognormal")
 
 
+def _array(data: Any) -> Any:
+    """Lists, of numbers or of columns, as one array."""
+    return np.asarray(data, dtype=float) if isinstance(data, (list, tuple)) else data
+
+
 class Target(eqx.Module):
     """r = √weight (A(θ) - data)/sigma: a measured value of an observable.
 
@@ -31,7 +36,7 @@ class Target(eqx.Module):
     """
 
     observable: str = eqx.field(static=True)
-    data: Any
+    data: Any = eqx.field(converter=_array)
     sigma: Any = 1.0
     weight: float = eqx.field(default=1.0, kw_only=True)
     unit: str | None = eqx.field(static=True, default=None, kw_only=True)
@@ -97,10 +102,10 @@ class Target(eqx.Module):
             terms = terms - jnp.log(self._measured())  # d log x = dx/x
         return self.measured_only(terms)
 
-    def draw(self, key: PRNGKeyArray, value: Array, sigma: Array) -> Array:
-        """A measurement of A with its noise."""
+    def draw(self, key: PRNGKeyArray, value: Array, sigma: Array, shared: bool = False) -> Array:
+        """A measurement of A with its noise; `shared`: by one deviate for all that A holds."""
         sigma = sigma / math.sqrt(self.weight or 1.0)
-        noise = sigma * jax.random.normal(key, value.shape, value.dtype)
+        noise = sigma * jax.random.normal(key, () if shared else value.shape, value.dtype)
         return value * jnp.exp(noise) if self.noise == "lognormal" else value + noise
 
     def _deviation(self, value: Array) -> Array:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .figures_fit import adjoints, loss, parameters, parity
 from .figures_physics import convergence, energy, observables, rdf
+from .figures_posterior import pairs, series, traces
 from .run_data import RunData
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ class FigureOf:
 
 FIGURES = (
     FigureOf("parity", "Predicted against measured", parity, wide=True),
+    FigureOf("series", "Data and fit", series, wide=True),
+    FigureOf("pairs", "Pairs of parameters", pairs, wide=True),
+    FigureOf("traces", "Draws, chain by chain", traces, wide=True),
     FigureOf("loss", "Loss", loss),
     FigureOf("parameters", "Parameters", parameters),
     FigureOf("observables", "Observables", observables, wide=True),

@@ -22,10 +22,20 @@ from .run_data import RunData, is_map, mapping, rows, text
 from .states import states_table
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-_PLACES = {"parity": "fit", "loss": "fit", "parameters": "fit", "adjoints": "gradient"}
+_PLACES = {
+    "parity": "fit",
+    "series": "fit",
+    "loss": "fit",
+    "parameters": "fit",
+    "pairs": "posterior",
+    "traces": "posterior",
+    "adjoints": "gradient",
+}
 _KNOWN = {
     "time_unit",
     "refitted_on",
+    "series",
+    "posterior",
     "targets",
     "states",
     "rdf",
@@ -47,6 +57,7 @@ def page(run: RunData, figures: Drawn, notes: Sequence[str]) -> str:
         "main",
         header(run),
         section("Fit", _uncertainties(run), gallery("fit")),
+        section("Posterior", _posterior(run), gallery("posterior")),
         section("Every state", states_table(run)),
         section("Averages", _observables(run)),
         section("Physics", gallery("physics")),
@@ -102,6 +113,32 @@ def _uncertainties(run: RunData) -> Html | None:
     note = "; ".join(meaning[part] for part in shown)
     lines = element("p", f"Parts of the standard error: {note}.", class_="note") if note else None
     return Html(markup([table(head, body, kind="tight", numeric=tuple(numeric)), lines]))
+
+
+def _posterior(run: RunData) -> Html | None:
+    """Every parameter's distribution, and whether the draws stand for it."""
+    found = mapping(run.measured, "posterior")
+    body = [
+        [
+            pretty_name(text(row, "name")),
+            with_error(row.get("mean"), row.get("sd"), ""),
+            *(significant(row.get(q), 3) for q in ("q05", "q50", "q95")),
+            "–" if number(row.get("rhat")) is None else f"{number(row.get('rhat')):.3f}",
+            significant(row.get("ess"), 3),
+        ]
+        for row in rows(found, "table")
+    ]
+    if not body:
+        return None
+    head = ["Parameter", "Mean ± sd", "5 %", "Median", "95 %", "R-hat", "Effective draws"]
+    counts = [number(found.get(key)) for key in ("chains", "draws", "divergences")]
+    lead = f"{text(found, 'method')}"
+    if None not in counts:
+        lead += f", {counts[0]:.0f} × {counts[1]:.0f} draws, {counts[2]:.0f} divergences"
+    verdict = "converged" if found.get("converged") is True else "not converged"
+    reason = text(found, "reason")
+    line = element("p", f"{lead}: {verdict}{': ' + reason if reason else ''}.", class_="note")
+    return Html(markup([table(head, body, kind="tight", numeric=tuple(range(1, 7))), line]))
 
 
 def _observables(run: RunData) -> Html | None:

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .._errors import ConfigError
 from .._store import RunDirectory, Series, read_trajectory
+from .._store.draws import read_draws
 from .numbers import number
 
 _TRAJECTORY_BYTES = 512 * 2**20
@@ -24,6 +27,7 @@ class RunData:
     result: Mapping[str, Any] = field(default_factory=dict)
     metrics: tuple[Mapping[str, Any], ...] = ()
     series: Mapping[str, Series] = field(default_factory=dict)
+    draws: Mapping[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -39,6 +43,7 @@ class RunData:
             except ConfigError as error:
                 cause = error.cause.replace(f"{str(run.trajectory)!r} ", "")
                 notes.append(f"trajectory.h5 {cause}")
+        draws = _draws(run.path / "posterior.h5", notes)
         result = run.read_result()
         if result is None and run.result_file.exists():
             notes.append("result.json is damaged")
@@ -52,6 +57,7 @@ class RunData:
             result=result or {},
             metrics=tuple(run.metrics()),
             series=series,
+            draws=draws,
             notes=tuple(notes),
         )
 
@@ -114,6 +120,25 @@ def numbers(parent: Mapping[str, Any], key: str) -> list[float]:
     value = parent.get(key)
     found = [number(item) for item in value] if isinstance(value, list) else []
     return [] if None in found else [item for item in found if item is not None]
+
+
+def _draws(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
+    """Every number that was drawn: `name`, or `name[i]` of an array -> (chains, draws)."""
+    out: dict[str, np.ndarray] = {}
+    if not path.exists():
+        return out
+    try:
+        found = read_draws(path)
+    except ConfigError as error:
+        notes.append(f"posterior.h5: {error.cause}")
+        return out
+    for name, values in found.items():
+        for index in np.ndindex(values.shape[2:]):
+            label = f"{name}[{','.join(map(str, index))}]" if index else name
+            chains = values[(slice(None), slice(None), *index)]
+            if chains.size and np.all(np.isfinite(chains)):
+                out[label] = chains
+    return out
 
 
 def _named_in(config: str) -> str:
