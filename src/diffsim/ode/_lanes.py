@@ -63,7 +63,7 @@ def ensemble(
     square of the components.
 
     **Good for** thousands of trajectories of up to some tens of components. Lanes step together
-    in blocks of `block` and wait for each other at each save, within the block only: sort lanes
+    in blocks of up to `block` and wait for each other at each save, within the block only: sort lanes
     whose time scales differ much, so that like are together. `max_steps` bounds the steps of a
     block.
 
@@ -86,7 +86,8 @@ def ensemble(
     tableau: Any = getattr(solver, "tableau", None)
     rule = Rule(tableau, float(order), float(rtol), float(atol), int(max_steps))
     kernel = Kernel(rule, field, pieces)
-    width = min(block, y0.shape[0])
+    # as many blocks as needed, all of the same width, so that few lanes are there twice
+    width = math.ceil(y0.shape[0] / math.ceil(y0.shape[0] / block))
     blocks = [
         x if axis is None else _to_blocks(x, width)
         for x, axis in zip(arguments, field.axes, strict=True)
