@@ -100,7 +100,7 @@ def bent_end():
 
 @pytest.mark.parametrize(("solver", "order"), METHODS, ids=lambda x: type(x).__name__)
 def test_fixed_steps_converge_with_the_order_of_the_method(solver, order):
-    coarse = {1: 64, 2: 32, 3: 16, 4: 16, 5: 8, 8: 3}[order]
+    coarse = {1: 64, 2: 32, 3: 16, 4: 16, 5: 8, 8: 4}[order]
     errors = []
     for steps in (coarse, 2 * coarse):
         sim = ode.DifferentialEquation(bent, solver, dt=2.0 / steps, rtol=1e-11, atol=1e-13)
@@ -350,7 +350,10 @@ BAD: list[tuple[Any, str]] = [
     ),
     (lambda: Schedule(ts=[1.0, 0.5]), "ts: must be finite, increasing"),
     (lambda: ode.HamiltonianDynamics(ode.Kepler(), -0.1), "dt: must be positive"),
-    (lambda: ode.HamiltonianDynamics(ode.Lorenz63(), 0.1), "system: must be separable"),
+    (
+        lambda: ode.HamiltonianDynamics(ode.DoublePendulum(), 0.1),  # pyright: ignore
+        "must be separable",
+    ),
     (lambda: pendulum(0.1, None).init(MASS, y0=jnp.ones(3)), "y0: must be"),
 ]
 

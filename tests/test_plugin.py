@@ -105,6 +105,18 @@ def test_mistakes_are_refused_before_anything_is_written(lab, trusted, words, me
     assert not (lab / "outputs").exists()
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [("3.0,nan", "no finite number"), ("99.0,2.0", "increasing"), ("3.0,none", "no finite number")],
+)
+def test_faults_of_the_data_are_refused(lab, row, message):
+    lines = (lab / "yeast.csv").read_text().splitlines()
+    (lab / "yeast.csv").write_text("\n".join([*lines[:3], row, *lines[4:]]))
+    done = run(lab, "experiment=yeast", DIFFSIM_TRUSTED="mylab")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr and not (lab / "outputs").exists()
+
+
 def test_too_many_steps_are_a_numerical_failure(lab):
     done = run(lab, "experiment=yeast", "simulation.max_steps=5", DIFFSIM_TRUSTED="mylab")
     assert done.returncode == 3, done.stdout + done.stderr

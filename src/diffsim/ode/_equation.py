@@ -240,7 +240,7 @@ class DifferentialEquation(AbstractFlow):
             state.y,
             params,
             saveat=_saveat(ts, beyond or self.event is not None),
-            stepsize_controller=self._controller(),
+            stepsize_controller=self._controller(ts),
             adjoint=diffrax_adjoint(adjoint, self.event),
             event=self.event,
             max_steps=self.max_steps if self.dt is None else None,
@@ -248,12 +248,17 @@ class DifferentialEquation(AbstractFlow):
         )
         return self._integral(solution, ts, start)
 
-    def _controller(self) -> diffrax.AbstractStepSizeController:
+    def _controller(self, ts: Array | None = None) -> diffrax.AbstractStepSizeController:
         if self.dt is not None:
             return diffrax.ConstantStepSize()
         if self.controller is not None:
             return self.controller
-        return Guarded(inner=diffrax.PIDController(rtol=self.rtol, atol=self.atol))  # pyright: ignore
+        control = Guarded(inner=diffrax.PIDController(rtol=self.rtol, atol=self.atol))  # pyright: ignore
+        # Between the steps of an implicit method Diffrax interpolates by a cubic, which is less
+        # accurate than the steps; explicit ones have interpolants of their own order.
+        if ts is not None and isinstance(self.solver, diffrax.AbstractImplicitSolver):
+            return diffrax.ClipStepSizeController(control, step_ts=ts)
+        return control
 
     def _integral(self, solution: diffrax.Solution, ts: Array, start: Array) -> Integral:
         """Diffrax's solution as ours; what comes after an event is NaN rather than infinite."""

@@ -68,25 +68,25 @@ class HamiltonianDynamics(AbstractReversible):
 
     def __init__(
         self,
-        system: AbstractHamiltonian,
+        system: Any,
         dt: float,
         method: AbstractComposition | None = None,
         *,
         initial: Callable[[PyTree], PyTree] | None = None,
     ):
+        if not isinstance(system, AbstractHamiltonian):
+            raise ConfigError(
+                "must be separable, H = T(p) + V(q)",
+                key="system",
+                value=type(system).__name__,
+                allowed="Kepler, NBody, Separable(kinetic, potential)",
+            )
         self.system, self.dt, self.initial = system, float(dt), initial
         self.method = VelocityVerlet() if method is None else method
 
     def __check_init__(self):
         if not (math.isfinite(self.dt) and self.dt > 0):
             raise ConfigError("must be positive and finite", key="dt", value=self.dt)
-        if not isinstance(self.system, AbstractHamiltonian):
-            raise ConfigError(
-                "must be separable, H = T(p) + V(q)",
-                key="system",
-                value=type(self.system).__name__,
-                allowed="Kepler, NBody, Separable(kinetic, potential)",
-            )
 
     def init(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, params: PyTree, key: PRNGKeyArray | None = None, *, y0: Any = None, t0: Any = 0.0
