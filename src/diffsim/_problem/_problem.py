@@ -31,6 +31,14 @@ class Prediction(eqx.Module):
     solution: Solution
 
 
+def _arrays(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists, which is what configurations hold, as arrays."""
+    try:
+        return {k: np.asarray(v) if isinstance(v, list) else v for k, v in conditions.items()}
+    except ValueError:
+        raise ConfigError("holds rows of different lengths", key="conditions") from None
+
+
 class Problem(eqx.Module):
     """Parameters, targets, a simulation, conditions and a schedule: a loss, a residual vector and a
     log-likelihood of the same thing.
@@ -60,7 +68,7 @@ class Problem(eqx.Module):
     ):
         self.simulation, self.schedule = simulation, schedule
         self.parameters, self.targets = dict(parameters), tuple(targets)
-        self.conditions = None if conditions is None else dict(conditions)
+        self.conditions = None if conditions is None else _arrays(conditions)
         self.equilibration = equilibration
 
     def __check_init__(self):
