@@ -11,6 +11,7 @@ from ._errors import ConfigError as ConfigError
 from ._errors import LawBroken as LawBroken
 from ._errors import SimulationError as SimulationError
 from ._experiment import AdjointStudy as AdjointStudy
+from ._experiment import DriftStudy as DriftStudy
 from ._experiment import Experiment as Experiment
 from ._experiment import LeastSquaresFit as LeastSquaresFit
 from ._experiment import OptaxFit as OptaxFit

@@ -1,5 +1,6 @@
 """An experiment: a simulation or a fit from a configuration to a run directory."""
 
+from ._dynamics_studies import DriftStudy as DriftStudy
 from ._experiment import Experiment as Experiment
 from ._fits import LeastSquaresFit as LeastSquaresFit
 from ._fits import OptaxFit as OptaxFit
