@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffsim as ds
-from diffsim.ode._lanes import ensemble
+from diffsim.ode import ensemble
 
 from ._measure import Row, less_is_better, seconds
 

@@ -63,9 +63,9 @@ def ensemble(
     square of the components.
 
     **Good for** thousands of trajectories of up to some tens of components. Lanes step together
-    in blocks of up to `block` and wait for each other at each save, within the block only: sort lanes
-    whose time scales differ much, so that like are together. `max_steps` bounds the steps of a
-    block.
+    in blocks of up to `block` and wait for each other at each save, within the block only: sort
+    lanes whose time scales differ much, so that like are together. `max_steps` bounds the steps of
+    a block. Jit what calls this: outside, each call compiles anew.
 
     **Gradients** in y0 and in floating-point arguments are those of the steps as they were taken,
     lengths held fixed: exact for the discrete solution, and further from those of the differential
@@ -180,7 +180,7 @@ def _axes_of(args: PyTree, axes: PyTree, lanes: int) -> list[int | None]:
     return own
 
 
-def equal_pieces(t0: Any, ts: Any, dt: Any) -> tuple[tuple[int, ...], np.ndarray]:
+def equal_pieces(t0: Any, ts: Any, dt: Any) -> tuple[tuple[int, ...], Any]:
     """Numbers of equal steps between states to keep, and which of these states are saves.
 
     Between saves that are far apart states are kept every √N steps, from which the way back
@@ -199,7 +199,10 @@ def equal_pieces(t0: Any, ts: Any, dt: Any) -> tuple[tuple[int, ...], np.ndarray
         parts = max(math.ceil(count / longest), 1)
         pieces += [int(x) for x in np.diff(np.linspace(0, count, parts + 1).round())]
         chosen.append(len(pieces) - 1)
-    return tuple(pieces), np.asarray(chosen)
+    stride = len(pieces) // len(chosen)
+    # a slice rather than a list of numbers, where it is one: the way back is then no scatter
+    even = np.array_equal(chosen, np.arange(stride - 1, len(pieces), stride))
+    return tuple(pieces), slice(stride - 1, None, stride) if even else np.asarray(chosen)
 
 
 def _check(y0: Array, solver: Any, gradient: str, **positive: Any) -> None:
