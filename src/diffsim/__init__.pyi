@@ -15,7 +15,9 @@ from ._experiment import DriftStudy as DriftStudy
 from ._experiment import Experiment as Experiment
 from ._experiment import LeastSquaresFit as LeastSquaresFit
 from ._experiment import OptaxFit as OptaxFit
+from ._experiment import PathsStudy as PathsStudy
 from ._experiment import PosteriorFit as PosteriorFit
+from ._experiment import RatioStudy as RatioStudy
 from ._experiment import StepSizeStudy as StepSizeStudy
 from ._fit import NUTS as NUTS
 from ._fit import SVI as SVI

@@ -1,9 +1,11 @@
 """An experiment: a simulation or a fit from a configuration to a run directory."""
 
 from ._dynamics_studies import DriftStudy as DriftStudy
+from ._dynamics_studies import PathsStudy as PathsStudy
 from ._experiment import Experiment as Experiment
 from ._fits import LeastSquaresFit as LeastSquaresFit
 from ._fits import OptaxFit as OptaxFit
+from ._fitted_studies import RatioStudy as RatioStudy
 from ._posterior import PosteriorFit as PosteriorFit
 from ._session import Session as Session
 from ._studies import AdjointStudy as AdjointStudy
