@@ -14,11 +14,12 @@ from conftest import CHECKOUT
 NUMBER = re.compile(r"-?\d+\.\d+")
 
 
-def test_the_readme_example_prints_what_it_shows():
-    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"```python\n(.*?)```\s+```text\n(.*?)```", text, re.S)
-    assert found is not None
-    code, shown = found.groups()
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```\s+```text\n(.*?)```", README, re.S)
+
+
+@pytest.mark.parametrize(("code", "shown"), EXAMPLES, ids=range(len(EXAMPLES)))
+def test_the_readme_prints_what_it_shows(code, shown):
     assert len([line for line in code.splitlines() if line.strip()]) <= 16
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -27,8 +28,14 @@ def test_the_readme_example_prints_what_it_shows():
     assert [NUMBER.sub("#", line) for line in lines[0]] == [
         NUMBER.sub("#", line) for line in lines[1]
     ]
-    numbers = [[float(x) for line in side for x in NUMBER.findall(line)] for side in lines]
-    np.testing.assert_allclose(numbers[0], numbers[1], rtol=1e-4)
+    numbers = [[float(x) for x in NUMBER.findall(line)] for line in lines[0]]
+    expected = [[float(x) for x in NUMBER.findall(line)] for line in lines[1]]
+    for found, wanted in zip(numbers, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def test_the_readme_has_examples():
+    assert len(EXAMPLES) == 2
 
 
 @pytest.mark.parametrize(
