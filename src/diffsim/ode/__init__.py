@@ -6,10 +6,14 @@ from ._compositions import VelocityVerlet as VelocityVerlet
 from ._compositions import Yoshida4 as Yoshida4
 from ._compositions import Yoshida6 as Yoshida6
 from ._compositions import Yoshida8 as Yoshida8
+from ._copies import Copies as Copies
+from ._copies import copied as copied
 from ._equation import DifferentialEquation as DifferentialEquation
 from ._equation import FlowState as FlowState
 from ._hamiltonian import HamiltonianDynamics as HamiltonianDynamics
 from ._hamiltonian import PhaseState as PhaseState
+from ._lanes import LaneSolution as LaneSolution
+from ._lanes import ensemble as ensemble
 from ._separable import Separable as Separable
 from ._start import InitialState as InitialState
 from ._stochastic import StochasticDifferentialEquation as StochasticDifferentialEquation
