@@ -1,4 +1,4 @@
-"""Further analyses of differential equations: what drifts, and how."""
+"""Further analyses of differential equations: what drifts, and what paths scatter about."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .._drive import View, available_observables, drive, drive_flow
 from .._errors import ConfigError
 from .._schedule import Schedule
 from .._simulation import AbstractFlow, AbstractSimulation
-from .._solve import over_batch
+from .._solve import over_batch, solve
 from .._store import read_trajectory
 from ._session import Session
 from ._studies import AbstractStudy
@@ -144,3 +144,61 @@ def _row(
         "times": [float(times[window == w].max()) for w in filled],
         "envelope": [float(size[window == w].max()) for w in filled],
     }
+
+
+class PathsStudy(AbstractStudy):
+    """Measured paths beside the mean and the 90 % band of a fitted stochastic equation.
+
+    The experiment's simulation, whose state is one component in many copies (`ode.Copies`), runs
+    at the fitted parameters from the point where all paths start. `measured.series` gets the paths
+    with mean and band; `measured.within_band` the share of points (but the first) in the band.
+
+    **Arguments:** `path`, `time`, `value`: columns, a row a measured point, ordered by path and
+    time, every path at the same times; `name`: how the figure calls the value.
+    """
+
+    path: np.ndarray
+    time: np.ndarray
+    value: np.ndarray
+    name: str = "x"
+
+    def run(
+        self, experiment: Experiment, session: Session, pieces: dict[str, Any]
+    ) -> dict[str, Any]:
+        del session
+        times, paths = self._paths()
+        simulation, values = experiment.simulation, pieces["fit"].theta
+        params = experiment.problem.params(values)
+        copies = np.shape(next(iter((experiment.problem.conditions or {}).values())))[1]
+        key, start = jax.random.key(experiment.seed), np.full(copies, paths[0, 0])
+        state = simulation.init(params, key, y0=start)
+        plan = Schedule(t0=times[0], ts=times[1:])
+        seen = solve(simulation, params, state, schedule=plan, observables=("y",)).observables["y"]
+        y = np.concatenate([start[None], np.asarray(seen)])
+        band = np.quantile(y, (0.05, 0.95), axis=1)
+        inside = (paths >= band[0]) & (paths <= band[1])
+        curves: list[dict[str, Any]] = [
+            {"label": "", "used": True, "data": path.tolist()} for path in paths
+        ]
+        curves[0] |= {"fit": y.mean(axis=1).tolist(), "predictive": band.tolist()}
+        entry = {
+            "name": self.name,
+            "observable": self.name,
+            "unit": "1",
+            "time": "time",
+            "noise": "normal",
+            "times": times.tolist(),
+            "curve_times": times.tolist(),
+            "curves": curves,
+        }
+        return {"series": [entry], "within_band": float(np.mean(inside[:, 1:]))}
+
+    def _paths(self) -> tuple[np.ndarray, np.ndarray]:
+        """The times, and the values (paths, times)."""
+        names, counts = np.unique(self.path, return_counts=True)
+        if len(set(counts)) > 1:
+            raise ConfigError("must have as many points for each path", key="studies.path")
+        time, value = (np.reshape(x, (len(names), -1)) for x in (self.time, self.value))
+        if np.any(time != time[0]) or np.any(value[:, 0] != value[0, 0]):
+            raise ConfigError("must start together, and share their times", key="studies.time")
+        return time[0], value
