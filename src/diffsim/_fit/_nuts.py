@@ -32,7 +32,9 @@ def numpyro_nuts(options: NUTS, target: Whitened, key: PRNGKeyArray, watch: Watc
         max_tree_depth=options.max_tree_depth,
     )
     keys = jax.random.split(chain, options.chains)
-    state = kernel.init(keys, options.warmup, target.starts(start, options.chains))
+    # compiled as a whole: operation by operation it compiles hundreds of small programs
+    begin = jax.jit(lambda keys, u: kernel.init(keys, options.warmup, u))
+    state = begin(keys, target.starts(start, options.chains))
 
     def step(state: Any, _: None) -> tuple[Any, tuple[Array, Array, Array]]:
         state = kernel.sample(state, (), {})
