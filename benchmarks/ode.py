@@ -193,7 +193,63 @@ def overhead(repeats: int) -> Iterator[Row]:
             )
 
 
+def stochastic(paths: int, repeats: int) -> Iterator[Row]:
+    """Ornstein-Uhlenbeck paths of 1,000 Euler steps: the scan beside diffeqsolve on an unsafe
+    Brownian path (its fastest) and on the virtual tree that its adjoints ask for."""
+    steps, y0, key = 1000, jnp.ones(1), jax.random.key(0)
+    args = {"theta": jnp.asarray(1.0), "mu": jnp.asarray(0.5), "sigma": jnp.asarray(0.7)}
+    process = ds.ode.OrnsteinUhlenbeck()
+    sim = ds.ode.StochasticDifferentialEquation(process, dt=1 / steps, solver=diffrax.Euler())
+
+    def mine(args: Any, key: Any) -> Any:
+        state = sim.init(args, key, y0=y0)
+        return ds.solve(sim, args, state, schedule=ds.Schedule(steps=steps), observables=[]).state.y
+
+    def bare(args: Any, key: Any, unsafe: bool = False) -> Any:
+        if unsafe:
+            path = diffrax.UnsafeBrownianPath((1,), key)
+        else:
+            path = diffrax.VirtualBrownianTree(0.0, 1.0, tol=0.5 / steps, shape=(1,), key=key)
+        noise = lambda t, y, args: process.diffusion(t, y, args)[:, None]  # noqa: E731
+        terms = diffrax.MultiTerm(diffrax.ODETerm(process), diffrax.ControlTerm(noise, path))
+        return diffrax.diffeqsolve(
+            terms,
+            diffrax.Euler(),
+            0.0,
+            1.0,
+            1 / steps,
+            y0,
+            args,
+            max_steps=steps + 1,
+            adjoint=diffrax.ForwardMode() if unsafe else diffrax.RecursiveCheckpointAdjoint(),
+            throw=False,
+        ).ys[-1]
+
+    keys = jax.random.split(key, paths)
+    every = lambda f: jax.jit(lambda a: jax.vmap(lambda k: f(a, k))(keys))  # noqa: E731
+    slope = lambda f: jax.jit(  # noqa: E731
+        jax.grad(lambda a: jnp.sum(jax.vmap(lambda k: f(a, k))(keys)))
+    )
+    pairs = {
+        ("forward_time", "diffrax, unsafe path"): (
+            every(mine),
+            every(lambda a, k: bare(a, k, True)),
+        ),
+        ("forward_time", "diffrax, virtual tree"): (every(mine), every(bare)),
+        ("gradient_time", "diffrax, virtual tree"): (slope(mine), slope(bare)),
+    }
+    for (metric, peer), (ours_run, theirs_run) in pairs.items():
+        taken = seconds(
+            {"diffsim": lambda p=ours_run: p(args), "diffrax": lambda p=theirs_run: p(args)},
+            repeats,
+        )
+        mine_s, peer_s = taken["diffsim"], taken["diffrax"]
+        yield less_is_better("ou paths", str(paths), metric, mine_s, "s", peer, peer_s)
+
+
 def rows(quick: bool) -> Iterator[Row]:
     yield from overhead(5 if quick else 15)
+    for paths in (1,) if quick else (1, 1000):
+        yield from stochastic(paths, 5 if quick else 9)
     for size in (1000,) if quick else (10_000, 100_000):
         yield from ensembles(size, 3 if quick else 5)
