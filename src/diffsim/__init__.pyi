@@ -18,6 +18,7 @@ from ._experiment import OptaxFit as OptaxFit
 from ._experiment import PathsStudy as PathsStudy
 from ._experiment import PosteriorFit as PosteriorFit
 from ._experiment import RatioStudy as RatioStudy
+from ._experiment import ShootingStudy as ShootingStudy
 from ._experiment import StepSizeStudy as StepSizeStudy
 from ._fit import NUTS as NUTS
 from ._fit import SVI as SVI

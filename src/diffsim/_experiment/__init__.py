@@ -8,5 +8,6 @@ from ._fits import OptaxFit as OptaxFit
 from ._fitted_studies import RatioStudy as RatioStudy
 from ._posterior import PosteriorFit as PosteriorFit
 from ._session import Session as Session
+from ._shooting_study import ShootingStudy as ShootingStudy
 from ._studies import AdjointStudy as AdjointStudy
 from ._studies import StepSizeStudy as StepSizeStudy

@@ -15,6 +15,8 @@ from ._hamiltonian import PhaseState as PhaseState
 from ._lanes import LaneSolution as LaneSolution
 from ._lanes import ensemble as ensemble
 from ._separable import Separable as Separable
+from ._shooting import SegmentStarts as SegmentStarts
+from ._shooting import Shooting as Shooting
 from ._start import InitialState as InitialState
 from ._stochastic import StochasticDifferentialEquation as StochasticDifferentialEquation
 from ._stochastic import StochasticState as StochasticState
