@@ -13,6 +13,7 @@ from ._errors import SimulationError as SimulationError
 from ._experiment import AdjointStudy as AdjointStudy
 from ._experiment import DriftStudy as DriftStudy
 from ._experiment import Experiment as Experiment
+from ._experiment import LearnedTermStudy as LearnedTermStudy
 from ._experiment import LeastSquaresFit as LeastSquaresFit
 from ._experiment import OptaxFit as OptaxFit
 from ._experiment import PathsStudy as PathsStudy

@@ -5,6 +5,7 @@ from ._dynamics_studies import PathsStudy as PathsStudy
 from ._experiment import Experiment as Experiment
 from ._fits import LeastSquaresFit as LeastSquaresFit
 from ._fits import OptaxFit as OptaxFit
+from ._fitted_studies import LearnedTermStudy as LearnedTermStudy
 from ._fitted_studies import RatioStudy as RatioStudy
 from ._posterior import PosteriorFit as PosteriorFit
 from ._session import Session as Session

@@ -10,6 +10,7 @@ from ._copies import Copies as Copies
 from ._copies import copied as copied
 from ._equation import DifferentialEquation as DifferentialEquation
 from ._equation import FlowState as FlowState
+from ._growth_network import GrowthNetwork as GrowthNetwork
 from ._hamiltonian import HamiltonianDynamics as HamiltonianDynamics
 from ._hamiltonian import PhaseState as PhaseState
 from ._lanes import LaneSolution as LaneSolution
