@@ -50,10 +50,11 @@ class Identity(AbstractTransform):
 
 
 class Positive(AbstractTransform):
-    """θ = eᶻ, each entry by itself."""
+    """θ = eᶻ, each entry by itself, and no less than the smallest normal number: a fit that runs
+    to zero ends at a value that is positive all the same."""
 
     def forward(self, z: Array) -> Array:
-        return jnp.exp(z)
+        return jnp.exp(jnp.maximum(z, math.ceil(math.log(jnp.finfo(z.dtype).tiny))))
 
     def inverse(self, x: Array) -> Array:
         return jnp.log(x)
@@ -66,13 +67,15 @@ class Positive(AbstractTransform):
 
 
 class Interval(AbstractTransform):
-    """θ = low + (high - low)/(1 + e⁻ᶻ), each entry by itself."""
+    """θ = low + (high - low)/(1 + e⁻ᶻ), each entry by itself; where that rounds to a bound, the
+    nearest number inside."""
 
     low: float = eqx.field(static=True)
     high: float = eqx.field(static=True)
 
     def forward(self, z: Array) -> Array:
-        return self.low + (self.high - self.low) * jax.nn.sigmoid(z)
+        inside = self.low + (self.high - self.low) * jax.nn.sigmoid(z)
+        return jnp.clip(inside, _next(self.low, 1, z.dtype), _next(self.high, -1, z.dtype))
 
     def inverse(self, x: Array) -> Array:
         return jnp.log((x - self.low) / (self.high - x))
@@ -96,7 +99,8 @@ class Simplex(AbstractTransform):
     """
 
     def forward(self, z: Array) -> Array:
-        return jax.nn.softmax(jnp.asarray(_contrasts(z.shape[0] + 1), z.dtype) @ z)
+        shares = jax.nn.softmax(jnp.asarray(_contrasts(z.shape[0] + 1), z.dtype) @ z)
+        return jnp.maximum(shares, float(jnp.finfo(z.dtype).tiny))
 
     def inverse(self, x: Array) -> Array:
         return jnp.asarray(_contrasts(x.shape[0]).T, x.dtype) @ jnp.log(x)
@@ -111,6 +115,14 @@ class Simplex(AbstractTransform):
         if np.any(x <= 0) or abs(float(np.sum(x)) - 1) > 1e-6:
             return f"must be positive shares whose sum is 1, not {float(np.sum(x)):g}"
         return None
+
+
+def _next(bound: float, side: int, dtype: np.dtype) -> float:
+    """The number next to `bound` above (`side` 1) or below (-1); beside zero the smallest normal
+    one, as what is smaller counts as zero in compiled code."""
+    if bound == 0:
+        return side * float(jnp.finfo(dtype).tiny)
+    return float(np.nextafter(np.asarray(bound, dtype), np.asarray(side * np.inf, dtype)))
 
 
 @functools.cache
