@@ -27,9 +27,10 @@ class FitResult(eqx.Module):
     """A fitted problem.
 
     `theta`: unconstrained free parameters; `values`: all parameters in their own units; `loss`:
-    ½ Σ r² (priors included); `uncertainty`: of each free scalar parameter (None where a fit cannot
-    tell); `prediction`: at `values`, for every condition; `residuals`; `history`: one record an
-    iteration; `converged`; `cost`; `evaluator`: what a further fit goes on from.
+    ½ Σ r² (priors included); `uncertainty`: of each free scalar parameter, infinite where the data
+    do not determine it (None where a fit cannot tell); `prediction`: at `values`, for every
+    condition; `residuals`; `history`: one record an evaluated iterate; `converged`; `cost`;
+    `evaluator`: what a further fit goes on from.
     """
 
     theta: dict[str, PyTree]
@@ -49,7 +50,8 @@ class FitResult(eqx.Module):
         return self.evaluator.samples
 
     def stderr(self, name: str) -> float:
-        """The standard error of a scalar parameter, statistical and model scatter together."""
+        """The standard error of a scalar parameter, statistical and model scatter together;
+        infinite where the data do not determine it."""
         if self.uncertainty is None:
             return float("nan")
         return self.uncertainty.total[name]

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from .._problem import Problem
 from .._statistics import blocking
+
+NULL = 1e-6  # the component of a parameter in the null space of J from which it is undetermined
 
 
 class Uncertainty(eqx.Module):
@@ -19,8 +22,11 @@ class Uncertainty(eqx.Module):
     `statistical`: the finite simulation behind sampled averages, by blocking; zero for a
     deterministic problem. `model`: the scatter of the residuals, √(s² (JᵀJ)⁻¹), s² = χ²/(n - p):
     how far the model is from describing the data; of a Laplace approximation the whole error.
-    `systematic`: what the settings (size, cutoff,
-    time step) shift, where it was measured and given. `covariance`: of θ, statistical and model.
+    `systematic`: what the settings (size, cutoff, time step) shift, where it was measured and
+    given. `covariance`: of θ, statistical and model.
+
+    The model error of a parameter that the residuals do not determine, alone or in combination
+    with others, is infinite, and so is its entry on the diagonal of `covariance`.
     """
 
     statistical: dict[str, float]
@@ -58,8 +64,51 @@ def estimate(
     sample's residual from the mean, (conditions, samples, ...), whose blocked scatter, carried
     through the pseudo-inverse of J and summed over independent conditions, is the statistical part.
     """
-    inverse = np.linalg.pinv(jacobian)
-    covariance = np.zeros((jacobian.shape[1],) * 2)
+    inverse, lost = _inverse(jacobian)
+    statistical = _sampling(inverse, influences)
+    used = residuals.size if use is None else _count(problem, use, residuals.size)
+    freedom = max(used - jacobian.shape[1], 1)
+    scatter = float(residuals @ residuals) / freedom * (inverse @ inverse.T)
+    slopes = slopes_of(problem, theta)
+    model = errors_of(problem, scatter, slopes)
+    covariance = statistical + scatter
+    covariance[lost, lost] = np.inf
+    flat, unravel = ravel_pytree(dict(theta))
+    for name, entries in unravel(jnp.asarray(lost, flat.dtype)).items():
+        if any(np.any(entry) for entry in jax.tree.leaves(entries)):
+            model[name] = float("inf")
+    return Uncertainty(
+        statistical=errors_of(problem, statistical, slopes),
+        model=model,
+        systematic=dict(systematic or {}),
+        covariance=covariance,
+    )
+
+
+def sampling_errors(jacobian: np.ndarray, influences: Sequence[np.ndarray]) -> np.ndarray:
+    """The statistical part of each entry of z, in the directions that the residuals
+    determine."""
+    return np.sqrt(np.diag(_sampling(_inverse(jacobian)[0], influences)))
+
+
+def _inverse(jacobian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """J⁺ (parameters, residuals) by the singular values of J with columns of length one, those
+    that rounding leaves of zero left out; and which parameters lie in what is left out."""
+    cut = float(np.finfo(jacobian.dtype).eps) ** 0.75  # rounding adds up over a trajectory
+    jacobian = np.asarray(jacobian, dtype=float)
+    length = np.linalg.norm(jacobian, axis=0)
+    length = np.where(length > 0, length, 1.0)
+    left, values, right = np.linalg.svd(jacobian / length, full_matrices=False)
+    kept = values > cut * np.max(values, initial=0.0)
+    left, values, right = left[:, kept], values[kept], right[kept]
+    outside = 1 - np.sum(right**2, axis=0)  # squared component in the null space
+    if len(values) == jacobian.shape[1]:
+        outside = np.zeros_like(outside)
+    return (right / length).T / values @ left.T, outside > NULL**2
+
+
+def _sampling(inverse: np.ndarray, influences: Sequence[np.ndarray]) -> np.ndarray:
+    """Covariance of θ by the samples' scatter, carried through J⁺."""
     columns = 0
     shifts = []  # per target: (conditions, samples, parameters)
     for influence in influences:
@@ -70,18 +119,8 @@ def estimate(
         shifts.append(np.einsum("pcf,csf->csp", block, flat))
         columns += width
     if shifts:
-        covariance += _statistical(np.sum(shifts, axis=0))
-    statistical = covariance.copy()
-    used = residuals.size if use is None else _count(problem, use, residuals.size)
-    freedom = max(used - jacobian.shape[1], 1)
-    scatter = float(residuals @ residuals) / freedom * (inverse @ inverse.T)
-    slopes = slopes_of(problem, theta)
-    return Uncertainty(
-        statistical=errors_of(problem, statistical, slopes),
-        model=errors_of(problem, scatter, slopes),
-        systematic=dict(systematic or {}),
-        covariance=statistical + scatter,
-    )
+        return _statistical(np.sum(shifts, axis=0))
+    return np.zeros((len(inverse), len(inverse)))
 
 
 def _statistical(shifts: np.ndarray) -> np.ndarray:
