@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +17,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._adjoint import AbstractAdjoint, Reweight, Samples
 from .._drive import View, drive
+from .._errors import ConfigError
 from .._problem import Prediction, Problem
 from .._schedule import Schedule
 from .._solve import check_health
@@ -32,6 +33,14 @@ ESS_LEAST = 0.3  # the smallest effective fraction at which samples still serve
 def silent(event: str, facts: dict[str, Any]) -> None:
     """The watch that sees nothing."""
     del event, facts
+
+
+def mask_of(problem: Problem, use: Sequence[bool] | np.ndarray | None) -> np.ndarray:
+    """`use` as weights, one a condition; all ones where it is None."""
+    mask = np.ones(problem.batch) if use is None else np.asarray(use, dtype=float)
+    if mask.shape != (problem.batch,):
+        raise ConfigError(f"must have {problem.batch} entries", key="use", value=mask.shape)
+    return mask
 
 
 class Run(eqx.Module):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,16 +15,17 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PRNGKeyArray
 
 from .._adjoint import AbstractAdjoint, Reweight
-from .._errors import ConfigError
+from .._errors import ConfigError, SimulationError
 from .._problem import Problem
 from .._schedule import Schedule
 from .._solve import default_adjoint
-from ._evaluate import Evaluator, Watch, residuals_and_jacobian, silent
+from ._evaluate import Evaluator, Watch, mask_of, residuals_and_jacobian, silent
 from ._optimistix import check_method, solve_residuals
 from ._result import FitResult, scalars
-from ._uncertainty import Uncertainty, estimate
+from ._uncertainty import Uncertainty, estimate, sampling_errors
 
 MAX_STEP = 0.3  # of an unconstrained parameter of size one: 35 % of a positive one
+MOST_DAMPING = 1e12  # relative; steps are then too short to matter
 SAMPLED_TOL = 0.05  # a sampled fit ends when its step is this share of the statistical error
 
 
@@ -31,6 +33,7 @@ SAMPLED_TOL = 0.05  # a sampled fit ends when its step is this share of the stat
 class _Point:
     """An evaluated θ."""
 
+    iteration: int
     z: np.ndarray
     residuals: np.ndarray
     jacobian: np.ndarray
@@ -40,6 +43,19 @@ class _Point:
     @property
     def loss(self) -> float:
         return 0.5 * float(self.residuals @ self.residuals)
+
+    def checked(self) -> _Point:
+        """Itself, refused where no step can be made from it."""
+        for what, array in (
+            ("residuals are", self.residuals),
+            ("derivative of the residuals is", self.jacobian),
+        ):
+            if not np.all(np.isfinite(array)):
+                raise SimulationError(
+                    f"the {what} not finite in iteration {self.iteration}",
+                    advice="look for sqrt, log or |.| at zero in the model",
+                )
+        return self
 
 
 def least_squares(
@@ -64,17 +80,20 @@ def least_squares(
     With `Reweight` the residuals are averages over samples, reused while their effective fraction
     allows and drawn again, from where the states are, when not. A tenth (`explore`) of the schedule
     finds the neighbourhood of the minimum, the whole of it the minimum itself. Other adjoints run
-    every trajectory anew; J is taken forward or in reverse as the adjoint allows.
+    every trajectory anew; J is taken forward or in reverse as the adjoint allows. A step to where a
+    trajectory fails is damped like one that raises the residuals.
 
     **Arguments:** `steps`: iterations at most; `use`: which conditions count (the others are
     predicted all the same); `damping`: λ at the start, relative; `tol`: a deterministic fit ends
-    when no unconstrained parameter moves by more; `systematic`: errors known from other runs, in
+    when no unconstrained parameter moves by more, or by more than rounding, nor its value where
+    that has reached a bound; `systematic`: errors known from other runs, in
     the parameters' units; `chunk`: simulation steps between two calls of `watch`; `former`: go on
     from a former fit of the same problem, with its samples and compiled code; `method`: instead of
     this loop a solver of optimistix (`LevenbergMarquardt`, `GaussNewton`, `Dogleg`), for problems
     without samples; its tolerances then end the fit.
 
-    **Raises** `ConfigError` before tracing, `SimulationError` when a trajectory fails.
+    **Raises** `ConfigError` before tracing, `SimulationError` when a trajectory fails at the start
+    or for every step from a θ, or where the derivative is not finite.
     """
     adjoint = default_adjoint(problem.simulation, ("forward",)) if adjoint is None else adjoint
     check_squares(problem)
@@ -85,9 +104,7 @@ def least_squares(
     if not 0 < explore <= 1:
         raise ConfigError("must be in (0, 1]", key="explore", value=explore)
     key = jax.random.key(0) if key is None else key
-    mask = np.ones(problem.batch) if use is None else np.asarray(use, dtype=float)
-    if mask.shape != (problem.batch,):
-        raise ConfigError(f"must have {problem.batch} entries", key="use", value=mask.shape)
+    mask = mask_of(problem, use)
     if former is not None:
         evaluator, z = former.evaluator, ravel_pytree(former.theta)[0]
     else:
@@ -145,7 +162,7 @@ class _Fit:
     def evaluate(self, z: np.ndarray) -> _Point:
         began = time.perf_counter()
         r, jacobian, prediction, facts = self.evaluator.at(jnp.asarray(z), self.mask)
-        point = _Point(z, np.asarray(r), np.asarray(jacobian), prediction, facts)
+        point = _Point(len(self.history), z, np.asarray(r), np.asarray(jacobian), prediction, facts)
         values = self.problem.values(self.evaluator.unravel(jnp.asarray(z)))
         record = {
             "iteration": len(self.history),
@@ -161,51 +178,85 @@ class _Fit:
 
     def descend(self, z: np.ndarray, steps: int, share_of_error: float) -> _Point:
         """Iterate to convergence: a step below `tol`, or below its share of the sampling error."""
-        point, self.converged = self.evaluate(z), False
+        point, self.converged = self.evaluate(z).checked(), False
+        failure = None
         for _ in range(steps - 1):
             step = self._step(point)
-            if np.all(np.abs(step) <= self._resolution(point, share_of_error)):
-                self.converged = True
+            settled = self._settled(point, step, share_of_error)
+            if failure is not None and (settled or self.damping > MOST_DAMPING):
+                raise failure
+            self.converged = settled
+            if settled or self.damping > MOST_DAMPING:
                 break
-            trial = self.evaluate(point.z + step)
-            # a sampled loss is known only to about the number of residuals
-            slack = 0.5 * trial.residuals.size if self.evaluator.sampled else 0.0
-            if np.isfinite(trial.loss) and trial.loss <= point.loss + slack:
-                point, self.damping = trial, max(self.damping / 5, 1e-12)
+            trial, failure = self._try(point.z + step)
+            if trial is not None and self._improves(trial, point):
+                point, self.damping = trial.checked(), max(self.damping / 5, 1e-12)
             else:
                 self.damping = max(self.damping, 1e-6) * 20
-                if self.damping > 1e12:
-                    break
         return point
+
+    def _try(self, z: np.ndarray) -> tuple[_Point | None, SimulationError | None]:
+        """The evaluated z, or why its trajectory failed; samples that fail end the fit."""
+        try:
+            return self.evaluate(z), None
+        except SimulationError as failure:
+            if self.evaluator.sampled:
+                raise
+            return None, failure
+
+    def _improves(self, trial: _Point, point: _Point) -> bool:
+        # a sampled loss is known only to about the number of residuals
+        slack = 0.5 * trial.residuals.size if self.evaluator.sampled else 0.0
+        return bool(np.isfinite(trial.loss)) and trial.loss <= point.loss + slack
+
+    def _settled(self, point: _Point, step: np.ndarray, share: float) -> bool:
+        """Whether no parameter moves by more than its resolution, nor, at a bound, at all."""
+        small = np.abs(step) <= self._resolution(point, share)
+        if np.all(small):
+            return True
+        unravel = self.evaluator.unravel
+        large = unravel(jnp.asarray(~small, step.dtype))
+        now, then = (
+            self.problem.values(unravel(jnp.asarray(z))) for z in (point.z, point.z + step)
+        )
+        moving = [name for name in large if any(map(np.any, jax.tree.leaves(large[name])))]
+        return all(eqx.tree_equal(now[name], then[name]) for name in moving)
 
     def by(self, method: Any, z: np.ndarray, steps: int) -> _Point:
         """From z to where a solver of optimistix ends."""
         self.evaluate(z)
         found, self.converged = solve_residuals(self.evaluator, self.mask, z, method, steps)
-        return self.evaluate(found)
+        return self.evaluate(found).checked()
 
     def _step(self, point: _Point) -> np.ndarray:
-        normal = point.jacobian.T @ point.jacobian
+        jacobian, residuals = (np.asarray(x, float) for x in (point.jacobian, point.residuals))
+        normal = jacobian.T @ jacobian
         scale = np.diag(np.maximum(np.diag(normal), 1e-300))
-        slope = point.jacobian.T @ point.residuals
+        slope = jacobian.T @ residuals
         step = -np.linalg.lstsq(normal + self.damping * scale, slope, rcond=None)[0]
         limit = MAX_STEP * np.maximum(np.abs(point.z), 1)
         if not self.evaluator.sampled:
             limit = 10 * limit
-        return step / max(1.0, float(np.max(np.abs(step) / limit)))
+        step = step / max(1.0, float(np.max(np.abs(step) / limit)))
+        return step.astype(point.z.dtype)
 
     def _resolution(self, point: _Point, share: float) -> np.ndarray:
         if not self.evaluator.sampled:
-            return np.full(point.z.shape, self.tol)
-        spread = self._uncertainty(point, statistical_only=True)
-        return share * np.sqrt(np.diag(spread.covariance))
+            rounding = 10 * np.finfo(point.z.dtype).eps * np.maximum(1.0, np.abs(point.z))
+            return np.maximum(self.tol, rounding)
+        return share * sampling_errors(point.jacobian, self.evaluator.influences(point.prediction))
 
-    def _uncertainty(self, point: _Point, statistical_only: bool = False) -> Uncertainty:
+    def _uncertainty(self, point: _Point) -> Uncertainty:
         theta = self.evaluator.unravel(jnp.asarray(point.z))
         influences = self.evaluator.influences(point.prediction)
-        residuals = 0 * point.residuals if statistical_only else point.residuals
         return estimate(
-            self.problem, theta, residuals, point.jacobian, influences, self.mask, self.systematic
+            self.problem,
+            theta,
+            point.residuals,
+            point.jacobian,
+            influences,
+            self.mask,
+            self.systematic,
         )
 
     def result(self, point: _Point) -> FitResult:
