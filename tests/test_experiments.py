@@ -8,6 +8,8 @@ from conftest import CHECKOUT
 from diffsim import config, run
 
 NAMES = sorted(config.experiments(None))
+SLOW = {"influenza", "kepler_orbit", "lorenz_assimilate", "ude_lotka"}  # to compile, mostly
+TINY = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NAMES]
 KEYS = {"parameters", "loss", "validation", "laws", "adjoint", "timing", "provenance", "measured"}
 
 
@@ -18,7 +20,7 @@ def test_an_experiment_has_its_folder(name: str):
     json.loads((folder / "expected.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TINY)
 def test_tiny_runs_end_to_end(name: str, tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     place = tmp_path / "run"

@@ -327,7 +327,7 @@ BAD: list[tuple[Any, str]] = [
     (lambda: wrong(dt=float("nan")), "dt: must be positive"),
     (lambda: wrong(rtol=0.0), "rtol: must be positive"),
     (lambda: wrong(atol=-1.0), "atol: must be positive"),
-    (lambda: wrong(max_steps=0), "max_steps: must be at least 1"),
+    (lambda: wrong(max_steps=0), "max_steps: must be a whole number"),
     (lambda: wrong(solver=diffrax.Euler()), "solver: Euler estimates no error"),
     (lambda: wrong(components=("x", "y")), "components: must be different names"),
     (lambda: ode.DifferentialEquation(3), "vector_field: must be a function"),
@@ -338,7 +338,10 @@ BAD: list[tuple[Any, str]] = [
         lambda: ode.DifferentialEquation(lambda t, y, a: y[:1]).init({}, y0=jnp.ones(2)),
         "vector_field: returns",
     ),
-    (lambda: lotka().init({"alpha": 1.0}, y0=jnp.ones(2)), "reads the parameter 'beta'"),
+    (
+        lambda: lotka().init({"alpha": 1.0}, y0=jnp.ones(2)),
+        "reads the parameter or component 'beta'",
+    ),
     (lambda: wrong().check({}, y0=np.array([[1.0, np.nan]])), "conditions.y0: must be finite"),
     (
         lambda: run(wrong(rtol=1e-3), {}, jnp.ones(1), Schedule(steps=3)),

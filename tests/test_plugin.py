@@ -93,7 +93,7 @@ def test_it_is_fitted_from_the_command_line(lab):
         ("", [], "mylab.Logistic"),
         ("mylab", ["simulation.vector_field._target_=mylab.Logistics"], "did you mean"),
         ("mylab", ["conditions.y0=[[0.5,0.5]]"], "components"),
-        ("mylab", ["~parameters.K"], "reads the parameter 'K'"),
+        ("mylab", ["~parameters.K"], "component 'K'"),
         ("mylab", ["simulation.max_steps=0"], "max_steps"),
         ("mylab", ["parameters.K.init=-1"], "parameters.K.init"),
     ],

@@ -177,7 +177,9 @@ def drive_flow(
     start_observed: PyTree = None,
 ) -> Iterator[Chunk]:
     """`drive` for solvers that choose their steps: `Chunk.steps` counts saves in place of steps,
-    and a chunk has `chunk` of them."""
+    and a chunk has `chunk` of them. A solver looks for its first step anew in each, so that values
+    depend on the length of chunks, by less than the tolerance; a run that an event may end is one
+    chunk."""
     times = schedule.times()
     names = observables_of(laws, available_observables(simulation, params, states))
     wide = View(tuple(dict.fromkeys((*view.observables, *names))), view.samples)
@@ -186,7 +188,7 @@ def drive_flow(
         states, seen = _start(simulation, params, states, View(names))
         start_observed = seen.get("observables", {})
     previous, taken = start_observed, done
-    for saves in _blocks(len(times) - done, max(1, chunk)):
+    for saves in _blocks(len(times) - done, len(times) if simulation.may_end else max(1, chunk)):
         ts = jnp.asarray(times[taken : taken + saves])
         states, health, seen = _flow_stretch(simulation, params, states, ts, wide)
         series = {name: seen["observables"][name] for name in names}

@@ -67,6 +67,12 @@ class Schedule(eqx.Module):
             raise ConfigError("give either steps (and save_every) or t1 and ts", key="schedule")
         if self.steps is not None:
             _check_count("steps", self.steps)
+            if self.t0 != 0 or self.ts is not None or self.t1 is not None:
+                raise ConfigError(
+                    "a run in steps begins when its state is: t0, t1 and ts go without steps",
+                    key="steps",
+                    value=self.steps,
+                )
             if self.save_every is not None:
                 _check_count("save_every", self.save_every)
                 if self.steps % self.save_every:

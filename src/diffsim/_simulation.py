@@ -90,6 +90,11 @@ class AbstractSimulation(eqx.Module):
         """The fixed time step, or None when the simulation has no time of its own."""
         return None
 
+    def time(self, state: State) -> Any:
+        """The time of a state by its own clock; 0 where it has none."""
+        del state
+        return 0.0
+
     def at_time(self, state: State, t: float) -> State:
         """The state with its clock set to t, where it has one: a schedule in time starts there."""
         del t
@@ -172,6 +177,11 @@ class AbstractFlow(AbstractSimulation):
     @property
     def adaptive(self) -> bool:
         """Whether the solver chooses its steps, so that schedules are in time."""
+        return False
+
+    @property
+    def may_end(self) -> bool:
+        """Whether a run can end before its schedule does, by an event."""
         return False
 
     @abstractmethod

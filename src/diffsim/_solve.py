@@ -124,7 +124,7 @@ def solve(
         seen = sim.observe(params, state)
         return {name: seen[name] for name in saved}
 
-    state = simulation.prepare(params, state)
+    began = state = simulation.prepare(params, state)
     start = observe(simulation, params, state)
     if isinstance(simulation, AbstractFlow) and simulation.adaptive:
         return _flow(simulation, params, state, schedule, adjoint, laws, start, observe, wanted)
@@ -135,11 +135,12 @@ def solve(
     ledger = assess(laws, first, series, block_steps)
     steps = plan.saved_steps()
     dt = simulation.time_step()
+    begin = simulation.time(began) if schedule.steps is not None else schedule.t0
     return Solution(
         observables=_select(trajectory.observables, start, plan, wanted),
         state=trajectory.state,
         steps=jnp.asarray(steps, jnp.int32),
-        times=None if dt is None else jnp.asarray(schedule.t0 + steps * dt),
+        times=None if dt is None else jnp.asarray(begin + steps * dt),
         ledger=ledger,
         result=trajectory.health.result,
         first_bad_step=trajectory.health.first_bad_step,

@@ -40,8 +40,9 @@ class Backsolve(AbstractAdjoint):
         dt = sim.time_step()
         if dt is None:
             raise ConfigError("needs a schedule in time", key="schedule", allowed="t1=, ts=")
-        blocks = range(1, plan.blocks + 1)
-        integral = sim.integrate(params, state, [b * plan.stride * dt for b in blocks], self)
+        start = sim.time(state)
+        blocks = jax.numpy.arange(1, plan.blocks + 1, dtype=start.dtype)
+        integral = sim.integrate(params, state, start + blocks * plan.stride * dt, self)
         observed = jax.vmap(lambda state: observe(sim, params, state))(integral.states)
         good = integral.result == RESULTS.successful
         bad = jax.numpy.where(good, -1, integral.steps)

@@ -110,12 +110,12 @@ class Experiment:
             raise ConfigError("a fit needs at least one free parameter", key="parameters")
         if self.chunk < 1:
             raise ConfigError("must be at least 1", key="chunk", value=self.chunk)
-        units = self.simulation.units()
-        if units:
-            observables_of(self.laws, tuple(units))
         if self.fit is not None:
             self.fit.check(self)
         self.problem.check()
+        seen = self.problem.observables(self.problem.params(self.problem.initial()))
+        if seen:
+            observables_of(self.laws, tuple(seen))
 
     def _labels(self, form: str | None) -> tuple[str, ...]:
         """The conditions' names, made of their columns: "{temperature:g} K"."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -237,11 +238,15 @@ def validate(experiment: Experiment, result: FitResult) -> dict[str, Any]:
     rows = list(experiment.held_out)
     sigmas = experiment.problem.sigmas(result.theta)
     rms, squares = {}, []
-    for i, target in _mean_targets(experiment):
-        off = np.asarray(result.prediction.values[i])[rows] - np.asarray(target.data)[rows]
-        rms[target.label] = float(np.sqrt(np.mean(off**2)))
-        sigma = np.broadcast_to(np.asarray(sigmas[i]), np.shape(target.data))[rows]
-        squares.append((off / sigma) ** 2)
+    for i, target in enumerate(experiment.problem.targets):
+        value = np.asarray(result.prediction.values[i])
+        data = np.broadcast_to(np.asarray(target.data, dtype=float), value.shape)[rows]
+        measured = np.ones(value.shape, bool) if target.mask is None else np.asarray(target.mask)
+        off = np.where(measured[rows], value[rows] - data, 0.0)
+        rms[target.label] = float(np.sqrt(np.sum(off**2) / max(1, np.sum(measured[rows]))))
+        residual = np.asarray(target.residual(jnp.asarray(value), sigmas[i]))[rows]
+        squares.append(residual[measured[rows]] ** 2)
+    squares = np.concatenate([np.ravel(x) for x in squares])
     total = float(np.sum(squares))
     return {
         "rows": rows,
@@ -272,8 +277,8 @@ def measure(experiment: Experiment, result: FitResult) -> dict[str, Any]:
         for i, t in shown
     ]
     saves = experiment.problem.series(result.prediction)
-    stride = experiment.problem.schedule.plan(experiment.simulation.time_step()).stride
-    lag = stride * (experiment.simulation.time_step() or 1.0)
+    when = experiment.problem.times()
+    lag = float(when[1] - when[0]) if len(when) > 1 else 1.0
     states = []
     for row in range(experiment.problem.batch):
         entry: dict[str, Any] = {

@@ -19,6 +19,7 @@ from .._schedule import Schedule
 from .._simulation import AbstractFlow, AbstractSimulation
 from .._solve import Solution, default_adjoint, over_batch, solve
 from .._units import convert
+from ._conditions import arrays, check_lengths, check_names
 from ._target import Target
 
 
@@ -29,14 +30,6 @@ class Prediction(eqx.Module):
 
     values: tuple[Array, ...]
     solution: Solution
-
-
-def _arrays(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists, which is what configurations hold, as arrays."""
-    try:
-        return {k: np.asarray(v) if isinstance(v, list) else v for k, v in conditions.items()}
-    except ValueError:
-        raise ConfigError("holds rows of different lengths", key="conditions") from None
 
 
 class Problem(eqx.Module):
@@ -68,7 +61,7 @@ class Problem(eqx.Module):
     ):
         self.simulation, self.schedule = simulation, schedule
         self.parameters, self.targets = dict(parameters), tuple(targets)
-        self.conditions = None if conditions is None else _arrays(conditions)
+        self.conditions = None if conditions is None else arrays(conditions)
         self.equilibration = equilibration
 
     def __check_init__(self):
@@ -80,13 +73,10 @@ class Problem(eqx.Module):
                     value=parameter.tied,
                     allowed=self.parameters,
                 )
+            self._root(name)
         if self.equilibration < 0:
             raise ConfigError("must not be negative", key="equilibration", value=self.equilibration)
-        lengths = {k: np.shape(v)[:1] for k, v in (self.conditions or {}).items()}
-        if len(set(lengths.values())) > 1 or () in lengths.values():
-            raise ConfigError(
-                f"must share a leading axis, not have lengths {lengths}", key="conditions"
-            )
+        check_lengths(self.conditions or {})
         for target in self.targets:
             self._check_target(target)
 
@@ -98,18 +88,14 @@ class Problem(eqx.Module):
             )
         if isinstance(target.sigma, str):
             self._check_noise(f"target {target.label}.sigma", target.sigma)
-        units = self.simulation.units()
-        if units and target.observable not in units:
-            raise ConfigError(
-                "no such observable", key="targets", value=target.observable, allowed=units
-            )
 
     def _check_noise(self, key: str, name: str) -> None:
         if name not in self.parameters:
             raise ConfigError("no such parameter", key=key, value=name, allowed=self.parameters)
-        p = self.parameters[self.parameters[name].tied or name]
+        p = self.parameters[self._root(name)]
         bounded = isinstance(p.transform, tuple) and p.transform[0] >= 0
-        if not (bounded or p.transform == "positive" or p.fixed):
+        sure = p.fixed and bool(np.all(np.asarray(p.init) > 0))
+        if not (bounded or p.transform == "positive" or sure):
             raise ConfigError(
                 f"{name} can become negative",
                 key=f"parameters.{name}.transform",
@@ -120,20 +106,42 @@ class Problem(eqx.Module):
     def check(self) -> None:
         """Host side: refuse what cannot run, before anything is traced."""
         params = self.params(self.initial())
+        check_names(self.simulation, self.conditions or {})
         self.simulation.check(params, **(self.conditions or {}))
         if isinstance(self.simulation, AbstractFlow) and self.simulation.adaptive:
             self.schedule.times()
         else:
             self.schedule.plan(self.simulation.time_step())
+        seen = self.observables(params)
         for target in self.targets:
+            if seen and target.observable not in seen:
+                raise ConfigError(
+                    "no such observable", key="targets", value=target.observable, allowed=seen
+                )
             self._factor(target)
+            shape = seen.get(target.observable)
+            if shape is not None:
+                target.check_shapes(self.batch, len(self.times()), shape)
+
+    def observables(self, params: PyTree) -> dict[str, tuple[int, ...] | None]:
+        """The observables of one state by name, with their shapes where a start can be traced;
+        else those that have units."""
+        if not self.simulation.traceable_init():
+            return dict.fromkeys(self.simulation.units())
+        one = jax.tree.map(lambda x: np.asarray(x)[0], self.conditions or {})
+
+        def seen() -> dict[str, Array]:
+            state = self.simulation.init(params, jax.random.key(0), **one)
+            return self.simulation.observe(params, state)
+
+        return {name: x.shape for name, x in eqx.filter_eval_shape(seen).items()}
 
     @property
     def batch(self) -> int:
         """The number of conditions."""
         if not self.conditions:
             return 1
-        return np.shape(next(iter(self.conditions.values())))[0]
+        return np.shape(jax.tree.leaves(self.conditions)[0])[0]
 
     @property
     def data_points(self) -> int:
@@ -181,7 +189,16 @@ class Problem(eqx.Module):
         for name, p in self.parameters.items():
             z = theta[name] if name in theta else p.unconstrained()
             values[name] = p.constrain(z)
-        return {n: values[p.tied] if p.tied else values[n] for n, p in self.parameters.items()}
+        return {name: values[self._root(name)] for name in self.parameters}
+
+    def _root(self, name: str) -> str:
+        """The parameter whose value this one takes: itself, or the end of its ties."""
+        passed = [name]
+        while (tied := self.parameters[passed[-1]].tied) is not None:
+            if tied in passed:
+                raise ConfigError("is tied to itself", key=f"parameters.{name}.tied", value=tied)
+            passed.append(tied)
+        return passed[-1]
 
     def params(self, theta: Mapping[str, PyTree]) -> dict[str, PyTree]:
         """All parameters in the simulation's units, as it takes them."""
@@ -190,7 +207,7 @@ class Problem(eqx.Module):
         for name, value in self.values(theta).items():
             if name in noises:
                 continue
-            unit = self.parameters[name].unit
+            unit = self.parameters[self._root(name)].unit
             factor = convert(1.0, unit, units[name], key=name) if unit and name in units else 1.0
             params[name] = (
                 jax.tree.map(lambda x, f=factor: x * f, value) if factor != 1.0 else value
@@ -212,9 +229,11 @@ class Problem(eqx.Module):
             if not isinstance(target.sigma, str):
                 out.append(jnp.asarray(target.sigma))
                 continue
-            unit, sigma = self.parameters[target.sigma].unit, jnp.asarray(values[target.sigma])
-            if unit and target.unit and target.noise == "normal":
-                sigma = sigma * convert(1.0, unit, target.unit, key=f"target {target.label}.sigma")
+            unit = self.parameters[self._root(target.sigma)].unit
+            sigma = jnp.asarray(values[target.sigma])
+            wanted = target.unit or self.simulation.units().get(target.observable)
+            if unit and wanted and target.noise == "normal":
+                sigma = sigma * convert(1.0, unit, wanted, key=f"target {target.label}.sigma")
             out.append(sigma)
         return tuple(out)
 

@@ -77,6 +77,30 @@ class Target(eqx.Module):
                 "must be positive where the noise is lognormal", key=key, value=np.min(data)
             )
 
+    def check_shapes(self, conditions: int, saves: int, observed: tuple[int, ...]) -> None:
+        """Refuse data that would be compared with something else than what they measure."""
+        mean = self.statistic == "mean"
+        shape = (conditions, *observed) if mean else (conditions, saves, *observed)
+        data = np.shape(self.data)
+        if data and data != shape:
+            what = "(conditions, ...)" if mean else "(conditions, saves, ...)"
+            each = mean and data == (conditions, saves, *observed)
+            raise ConfigError(
+                f"has the shape {data} where the prediction has {shape}, {what}",
+                key=f"target {self.label}.data",
+                suggestion='statistic="each"' if each else None,
+            )
+        sigma = () if isinstance(self.sigma, str) else np.shape(self.sigma)
+        try:
+            fits = np.broadcast_shapes(sigma, shape) == shape
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ConfigError(
+                f"has the shape {sigma} where the prediction has {shape}",
+                key=f"target {self.label}.sigma",
+            )
+
     @property
     def label(self) -> str:
         return self.name or self.observable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from .._errors import ConfigError
@@ -23,6 +25,9 @@ def checked_tolerance(key: str, value: Any) -> float:
 
 def checked_y0(y0: Any) -> PyTree:
     """The start as floating-point arrays."""
+
+    if isinstance(y0, list):  # of numbers, as configurations hold them
+        y0 = np.asarray(y0)
 
     def one(x: Any) -> Any:
         if not eqx.is_array_like(x):
@@ -43,20 +48,54 @@ def check_field(
             key="y0",
             allowed=", ".join(components),
         )
-    t = jax.ShapeDtypeStruct((), jnp.result_type(*jax.tree.leaves(y), float))
-    try:
-        slope = eqx.filter_eval_shape(field, t, y, params)
-    except KeyError as error:
-        raise ConfigError(
-            f"reads the parameter {error}, which is not there",
-            key="vector_field",
-            allowed=tuple(params) or "none were given" if isinstance(params, dict) else None,
-        ) from error
+    slope = slope_of(field, y, params)
     if jax.tree.structure(slope) != jax.tree.structure(y) or _shapes(slope) != _shapes(y):
         raise ConfigError(
             f"returns {_shapes(slope)} for a y of {_shapes(y)}: dy/dt must look like y",
             key="vector_field",
         )
+
+    for a, b in zip(jax.tree.leaves(slope), jax.tree.leaves(y), strict=True):
+        if jnp.result_type(a, b) != b.dtype:
+            raise ConfigError(
+                f"returns {a.dtype} for a y of {b.dtype}",
+                key="vector_field",
+                allowed="a start and parameters of one precision",
+            )
+
+
+def slope_of(
+    field: Callable[..., Any], y: PyTree, params: PyTree, key: str = "vector_field"
+) -> PyTree:
+    """The shapes and types of f(t, y, args)."""
+    try:
+        inspect.signature(field).bind(0, 0, 0)
+    except TypeError:
+        raise ConfigError("must be a function of (t, y, args)", key=key) from None
+    except ValueError:  # a callable without a signature
+        pass
+    t = jax.ShapeDtypeStruct((), clock_type(y))
+    try:
+        return eqx.filter_eval_shape(field, t, y, params)
+    except KeyError as error:
+        raise ConfigError(
+            f"reads the parameter or component {error}, which is not there",
+            key=key,
+            allowed=tuple(params) or "none were given" if isinstance(params, dict) else None,
+        ) from error
+
+
+def promoted(field: Callable[..., Any], y: PyTree, params: PyTree) -> PyTree:
+    """The start in the precision in which parameters make its slope."""
+    slope = slope_of(field, y, params)
+    if jax.tree.structure(slope) != jax.tree.structure(y):
+        return y  # refused by `check_field`, with the reason
+    return jax.tree.map(lambda a, b: a.astype(jnp.result_type(a, b)), y, slope)
+
+
+def clock_type(y: PyTree) -> Any:
+    """The real type of the time that belongs to y."""
+    return jnp.finfo(jnp.result_type(*jax.tree.leaves(y), float)).dtype
 
 
 def _shapes(tree: PyTree) -> Any:

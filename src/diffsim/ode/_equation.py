@@ -16,9 +16,9 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from .._errors import ConfigError
 from .._simulation import RESULTS, AbstractFlow, Integral
 from ._adjoints import diffrax_adjoint
-from ._checks import check_field, checked_tolerance, checked_y0
+from ._checks import check_field, checked_tolerance, checked_y0, clock_type, promoted
 from ._lanes_step import rk_step
-from ._newton import Guarded, dependable
+from ._newton import Guarded, both_modes, dependable
 from ._observe import observed, start_of
 
 
@@ -83,7 +83,7 @@ class DifferentialEquation(AbstractFlow):
         rtol: float = 1e-6,
         atol: float = 1e-9,
         controller: diffrax.AbstractStepSizeController | None = None,
-        max_steps: int = 4096,
+        max_steps: Any = 4096,
         event: diffrax.Event | None = None,
         initial: Callable[[PyTree], PyTree] | None = None,
         components: Sequence[str] = (),
@@ -93,7 +93,8 @@ class DifferentialEquation(AbstractFlow):
         self.field = vector_field
         self.rtol, self.atol = checked_tolerance("rtol", rtol), checked_tolerance("atol", atol)
         solver = diffrax.Tsit5() if solver is None else solver
-        self.solver = dependable(solver, self.rtol, self.atol)
+        chosen = dependable(solver, self.rtol, self.atol)
+        self.solver = chosen if dt is None else both_modes(chosen)
         self.dt, self.controller = None if dt is None else float(dt), controller
         self.max_steps, self.event, self.initial = max_steps, event, initial
         self.components = tuple(components) or tuple(getattr(vector_field, "components", ()))
@@ -106,8 +107,10 @@ class DifferentialEquation(AbstractFlow):
             raise ConfigError("must be one of Diffrax's", key="solver", value=self.solver)
         if self.dt is not None and not (math.isfinite(self.dt) and self.dt > 0):
             raise ConfigError("must be positive and finite", key="dt", value=self.dt)
-        if self.max_steps < 1:
-            raise ConfigError("must be at least 1", key="max_steps", value=self.max_steps)
+        if not isinstance(self.max_steps, int) or self.max_steps < 1:
+            raise ConfigError(
+                "must be a whole number of at least 1", key="max_steps", value=self.max_steps
+            )
         if self.dt is None and not isinstance(self.solver, diffrax.AbstractAdaptiveSolver):
             raise ConfigError(
                 f"{type(self.solver).__name__} estimates no error, so it cannot choose its steps",
@@ -148,6 +151,10 @@ class DifferentialEquation(AbstractFlow):
             return diffrax.MultiTerm(*jax.tree.leaves(self.field, is_leaf=_is_term)).vf(t, y, args)
         return self.field(t, y, args)
 
+    @property
+    def may_end(self) -> bool:
+        return self.event is not None
+
     def init(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, params: PyTree, key: PRNGKeyArray | None = None, *, y0: Any = None, t0: Any = 0.0
     ) -> FlowState:
@@ -155,12 +162,17 @@ class DifferentialEquation(AbstractFlow):
         if y0 is None:
             y0 = start_of(self.field, self.initial, params)
         y = checked_y0(y0)
-        clock = jnp.asarray(t0, jnp.result_type(*jax.tree.leaves(y), float))
+        y = y if self._has_terms() else promoted(self.field, y, params)
+        clock = jnp.asarray(t0, clock_type(y))
         return self.prepare(params, FlowState(y, clock, jnp.zeros((), jnp.int32)))
 
     def check(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, params: PyTree, *, y0: Any = None, t0: Any = 0.0
     ) -> None:
+        if y0 is not None and self.initial is not None:
+            raise ConfigError(
+                "initial= gives the start already", key="conditions.y0", allowed="one of the two"
+            )
         if y0 is None:
             first = start_of(self.field, self.initial, params)
         else:
@@ -231,15 +243,16 @@ class DifferentialEquation(AbstractFlow):
         start = self.time(state)
         ts = jnp.asarray(times, start.dtype)
         beyond = end is not None and bool(end > times[-1])
+        every = jnp.append(ts, jnp.asarray(end, start.dtype)) if beyond else ts
         solution = diffrax.diffeqsolve(
             self.terms,
             self.solver,
             start,
-            jnp.asarray(end, start.dtype) if beyond else ts[-1],
+            every[-1],
             self.dt,
             state.y,
             params,
-            saveat=_saveat(ts, beyond or self.event is not None),
+            saveat=_saveat(every, self.event is not None),
             stepsize_controller=self._controller(ts),
             adjoint=diffrax_adjoint(adjoint, self.event),
             event=self.event,
@@ -262,7 +275,7 @@ class DifferentialEquation(AbstractFlow):
 
     def _integral(self, solution: diffrax.Solution, ts: Array, start: Array) -> Integral:
         """Diffrax's solution as ours; what comes after an event is NaN rather than infinite."""
-        ys, ended = solution.ys, ts[-1]
+        ys, ended = solution.ys, jnp.asarray(solution.t1)
         final = jax.tree.map(lambda y: y[-1], ys)
         stats = {k: v for k, v in solution.stats.items() if eqx.is_array(v)}
         if isinstance(solution.ts, (tuple, list)):
@@ -272,6 +285,7 @@ class DifferentialEquation(AbstractFlow):
             stats["event_time"] = ended
             ys = jax.tree.map(lambda y: jnp.where(jnp.isfinite(y), y, jnp.nan), ys)
         zero = jnp.zeros((), jnp.int32)
+        ys = jax.tree.map(lambda y: y[: ts.shape[0]], ys)
         states = jax.vmap(lambda y, t: FlowState(y, t, zero))(ys, ts)
         return Integral(
             states=states,
@@ -316,7 +330,9 @@ class DifferentialEquation(AbstractFlow):
             saveat=diffrax.SaveAt(dense=True),
             stepsize_controller=self._controller(),
             adjoint=diffrax.DirectAdjoint(),
-            max_steps=self.max_steps,
+            max_steps=self.max_steps
+            if self.dt is None
+            else math.ceil(float(t1 - t0) / self.dt) + 1,
         )
         return solution.evaluate
 

@@ -20,6 +20,7 @@ from ._observe import observed, start_of
 from ._systems import AbstractHamiltonian
 
 FINE = 48  # bits below the start's magnitude that the exact representation keeps
+REACH = 32  # steps of the start's speed that a coordinate which starts at zero is sized by
 ROOM = 2**62  # integers beyond this (2¹⁴ times the start's magnitude) are a failure
 
 
@@ -114,6 +115,10 @@ class HamiltonianDynamics(AbstractReversible):
         force = self._force(params, state.q) if self.method.kick_first else None
         return PhaseState(state.q, state.p, force, state.start, state.step)
 
+    def time(self, state: PhaseState) -> Array:
+        """When the state is, in the system's time."""
+        return state.start + state.step.astype(state.start.dtype) * self.dt
+
     def at_time(self, state: PhaseState, t: float) -> PhaseState:
         start = jnp.asarray(t, state.start.dtype)
         return PhaseState(state.q, state.p, state.force, start, jnp.zeros_like(state.step))
@@ -127,7 +132,7 @@ class HamiltonianDynamics(AbstractReversible):
 
     def observe(self, params: PyTree, state: PhaseState) -> dict[str, Array]:
         y = jnp.concatenate([state.q, state.p])
-        time = state.start + state.step.astype(y.dtype) * self.dt
+        time = self.time(state)
         energy = self.system.kinetic(state.p, params) + self.system.potential(state.q, params)
         names = self.system.components
         seen = {"q": state.q, "p": state.p, "energy": energy}
@@ -167,7 +172,9 @@ class HamiltonianDynamics(AbstractReversible):
                 allowed='JAX_ENABLE_X64=1 or jax.config.update("jax_enable_x64", True); or '
                 "RecursiveCheckpoint",
             )
-        grid_q, grid_p = _spacing(state.q), _spacing(state.p)
+        speed, force = self._velocity(params, state.p), self._force(params, state.q)
+        grid_q = _spacing(state.q, REACH * self.dt * speed)
+        grid_p = _spacing(state.p, REACH * self.dt * force)
         exact = ExactPhase(_onto(state.q, grid_q), _onto(state.p, grid_p), grid_q, grid_p, state)
         force = self._exact_force(params, exact.q, exact) if self.method.kick_first else None
         rest = PhaseState(state.q, state.p, force, state.start, state.step)
@@ -222,9 +229,11 @@ class HamiltonianDynamics(AbstractReversible):
         return jax.lax.optimization_barrier(self._velocity(params, x))
 
 
-def _spacing(x: Array) -> Array:
-    """The power of two that is 2⁻⁴⁸ of the largest entry (of one where all are zero)."""
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x))).astype(jnp.float64)
+def _spacing(x: Array, motion: Array) -> Array:
+    """The power of two that is 2⁻⁴⁸ of the largest entry, or of the way of some steps where that is
+    larger (of one where all is zero)."""
+    both = jnp.concatenate([x, motion])
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(both))).astype(jnp.float64)
     _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1.0))
     return jnp.ldexp(jnp.ones((), jnp.float64), exponent - FINE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -131,6 +132,15 @@ class Guarded(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
         y1 = jax.tree.map(lambda old, new: jnp.where(finite, new, old), y0, y1)
         error = jax.tree.map(lambda e: jnp.where(finite, e, jnp.inf), error)
         return self.inner.adapt_step_size(t0, t1, y0, y1, args, error, order, state)
+
+
+def both_modes(solver: Any) -> Any:
+    """A solver whose loop over its stages can be differentiated forward too, for our own time loop:
+    left to itself Diffrax takes one for reverse mode alone."""
+    if getattr(solver, "scan_kind", "") is not None:
+        return solver
+    kind = "bounded" if isinstance(solver, diffrax.AbstractRungeKutta) else "lax"
+    return dataclasses.replace(solver, scan_kind=kind)
 
 
 def dependable(solver: Any, rtol: float, atol: float) -> Any:

@@ -16,7 +16,8 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
 from .._simulation import AbstractSimulation
-from ._checks import check_field, checked_y0
+from ._checks import check_field, checked_y0, slope_of
+from ._newton import both_modes
 from ._noise import normals
 from ._observe import observed, start_of
 
@@ -88,7 +89,7 @@ class StochasticDifferentialEquation(AbstractSimulation):
                 raise ConfigError("must be given", key="diffusion")
         self.drift, self.diffusion, self.dt = drift, diffusion, float(dt)
         self.interpretation, self.noise, self.initial = interpretation, noise, initial
-        self.solver = _default(interpretation, noise) if solver is None else solver
+        self.solver = both_modes(_default(interpretation, noise) if solver is None else solver)
         self.components = tuple(components) or tuple(getattr(drift, "components", ()))
         self.observe_fn, self.unit_names = observe_fn, dict(unit_names or {})
 
@@ -139,7 +140,7 @@ class StochasticDifferentialEquation(AbstractSimulation):
         if y.ndim != 1:
             raise ConfigError("must be a vector (n,)", key="y0", value=y.shape)
         check_field(self._drift, y, params, self.components)
-        shape = eqx.filter_eval_shape(self.diffusion, jnp.zeros((), y.dtype), y, params).shape
+        shape = jnp.shape(slope_of(self.diffusion, y, params, key="diffusion"))
         wanted = y.shape if self.noise == "diagonal" else (y.size, *shape[1:2])
         if shape != wanted or len(shape) != (1 if self.noise == "diagonal" else 2):
             raise ConfigError(
