@@ -162,3 +162,15 @@ def test_a_symplectic_run_from_rest_or_zero_is_reversed():
             for adjoint in (ds.Direct(), ds.Reversible())
         ]
         np.testing.assert_allclose(ends[0].state.q, ends[1].state.q, atol=1e-11)
+
+
+def test_a_network_with_its_activations_is_a_parameter():
+    """dy/dt = net(y), learned from an exponential."""
+    system = ode.NeuralODE(names=("x",))
+    sim = ode.DifferentialEquation(system, dt=0.25)
+    net = ds.Parameter(system.network(jax.random.key(1), width=8, depth=1))
+    seen = ds.Target("x", DATA[None], 0.05, statistic="each")
+    given = ds.Problem(sim, {"net": net}, [seen], ds.Schedule(ts=TIMES), {"y0": [[2.0]]})
+    fitted = ds.fit(given, steps=60)
+    assert fitted.loss < 0.2 * fitted.history[0]["loss"]
+    assert abs(fitted.values["net"](jnp.array([1.0]))[0] + 0.7) < 0.2

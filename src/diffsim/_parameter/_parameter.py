@@ -83,12 +83,13 @@ class Parameter(eqx.Module):
         return {None: Identity, "positive": Positive, "simplex": Simplex}[self.transform]()
 
     def unconstrained(self) -> PyTree:
-        """z at `init`."""
+        """z at `init`: its arrays alone, for what else a network holds cannot be varied."""
         return self._each(self.map.inverse, self.init)
 
     def constrain(self, z: PyTree) -> PyTree:
-        """θ = T(z), in `unit`."""
-        return self._each(self.map.forward, z)
+        """θ = T(z), in `unit`, with what is no array from `init`."""
+        rest = eqx.filter(self.init, eqx.is_array_like, inverse=True)
+        return eqx.combine(self._each(self.map.forward, z), rest)
 
     def log_det(self, z: PyTree) -> Array:
         """log |det dθ/dz|: what turns a density of θ into one of z. Shape ()."""
@@ -100,5 +101,4 @@ class Parameter(eqx.Module):
             leaf = jnp.asarray(leaf)
             return fn(leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf.astype(float))
 
-        arrays, rest = eqx.partition(tree, eqx.is_array_like)
-        return eqx.combine(jax.tree.map(one, arrays), rest)
+        return jax.tree.map(one, eqx.filter(tree, eqx.is_array_like))
