@@ -63,7 +63,7 @@ def strong_error(sim, steps, paths=400):
         state = sim.init(GBM, key, y0=jnp.ones(1), path=path)
         end = ds.solve(sim, GBM, state, schedule=Schedule(steps=steps)).state.y
         ito = 0.5 * GBM["s"] ** 2 if sim.interpretation == "ito" else 0.0
-        return end - jnp.exp(GBM["mu"] - ito + GBM["s"] * path.evaluate(0.0, 1.0))
+        return end - jnp.exp(GBM["mu"] - ito + GBM["s"] * jnp.asarray(path.evaluate(0.0, 1.0)))
 
     return jnp.sqrt(jnp.mean(jax.vmap(one)(jax.random.split(jax.random.key(1), paths)) ** 2))
 

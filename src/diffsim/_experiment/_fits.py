@@ -134,7 +134,7 @@ class OptaxFit(AbstractFitTask):
 
     optimiser: optax.GradientTransformation | None = None
     steps: int = 200
-    tol: float = 0.0
+    tol: float | None = None
 
     def solve(self, experiment: Experiment, watch: Any, **further: Any) -> FitResult:
         former = further.pop("former", None)

@@ -66,8 +66,7 @@ def estimate(
     """
     inverse, lost = _inverse(jacobian)
     statistical = _sampling(inverse, influences)
-    used = residuals.size if use is None else _count(problem, use, residuals.size)
-    freedom = max(used - jacobian.shape[1], 1)
+    freedom = max(_count(problem, use) - jacobian.shape[1], 1)
     scatter = float(residuals @ residuals) / freedom * (inverse @ inverse.T)
     slopes = slopes_of(problem, theta)
     model = errors_of(problem, scatter, slopes)
@@ -138,10 +137,15 @@ def _statistical(shifts: np.ndarray) -> np.ndarray:
     return total
 
 
-def _count(problem: Problem, use: np.ndarray, residuals: int) -> int:
-    """Residuals that count: those of used conditions, and the priors'."""
-    data = problem.data_points
-    return round(data * float(np.mean(np.asarray(use) > 0))) + max(residuals - data, 0)
+def _count(problem: Problem, use: np.ndarray | None) -> int:
+    """Residuals that count: what was measured under the used conditions, and the priors'."""
+    used = np.ones(problem.batch, bool) if use is None else np.asarray(use) > 0
+    count = 0
+    for target in problem.targets:
+        whole = np.ones(np.shape(target.data), bool)
+        measured = whole if target.mask is None else np.asarray(target.mask, bool)
+        count += int(np.sum(measured[used] if measured.ndim else used))
+    return count + sum(np.size(p.init) for p in problem.parameters.values() if p.prior is not None)
 
 
 def slopes_of(problem: Problem, theta: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
