@@ -49,8 +49,9 @@ def numpyro_nuts(options: NUTS, target: Whitened, key: PRNGKeyArray, watch: Watc
 
 def blackjax_nuts(options: NUTS, target: Whitened, key: PRNGKeyArray, watch: Watch) -> Draws:
     """BlackJAX's kernel, after its window adaptation."""
-    import blackjax  # pyright: ignore[reportMissingImports]
+    import blackjax as package  # pyright: ignore[reportMissingImports]
 
+    blackjax: Any = package  # its types name other results than it returns
     log_density = lambda u: -target.potential(u)  # noqa: E731
     warm = blackjax.window_adaptation(
         blackjax.nuts,
