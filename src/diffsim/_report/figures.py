@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .figures_fit import adjoints, loss, parameters, parity
 from .figures_physics import convergence, energy, observables, rdf
-from .figures_posterior import pairs, series, traces
+from .figures_posterior import pairs, phase, series, traces
 from .run_data import RunData
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class FigureOf:
 FIGURES = (
     FigureOf("parity", "Predicted against measured", parity, wide=True),
     FigureOf("series", "Data and fit", series, wide=True),
+    FigureOf("phase", "Phase portrait", phase),
     FigureOf("pairs", "Pairs of parameters", pairs, wide=True),
     FigureOf("traces", "Draws, chain by chain", traces, wide=True),
     FigureOf("loss", "Loss", loss),

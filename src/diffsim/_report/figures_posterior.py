@@ -69,6 +69,29 @@ def _panel(axes: Axes, entry: Mapping[str, Any]) -> None:
         axes.set_ylim(bottom=0)
 
 
+def phase(run: RunData) -> Figure | None:
+    """The first two series against each other: the fitted orbit, and the points measured on it."""
+    shown = [s for s in rows(run.measured, "series") if rows(s, "curves")]
+    if len(shown) < 2 or _array(shown[0].get("times")).size < 6:
+        return None
+    first, second = shown[:2]
+    both = list(zip(rows(first, "curves"), rows(second, "curves"), strict=False))[:6]
+    figure = new_figure(4.4, 3.9)
+    axes = figure.subplots()
+    for (a, b), color in zip(both, shades(len(both)), strict=True):
+        orbit = _array(a.get("fit")), _array(b.get("fit"))
+        points = _array(a.get("data")), _array(b.get("data"))
+        if orbit[0].shape != orbit[1].shape or points[0].shape != points[1].shape:
+            return None
+        axes.plot(*orbit, color=color, linewidth=1.2)
+        axes.plot(*points, "o", color=color, markersize=4, markeredgecolor=PAPER)
+    for entry, label in ((first, axes.set_xlabel), (second, axes.set_ylabel)):
+        unit = pretty_unit(text(entry, "unit"))
+        name = pretty_name(text(entry, "name") or text(entry, "observable"))
+        label(plain(f"{name[:1].upper()}{name[1:]} [{unit}]" if unit else name))
+    return figure
+
+
 def pairs(run: RunData) -> Figure | None:
     """Every two parameters against each other, with the regions that hold 50 and 90 % of the draws,
     and along the diagonal each by itself."""

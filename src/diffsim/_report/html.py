@@ -25,6 +25,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _PLACES = {
     "parity": "fit",
     "series": "fit",
+    "phase": "fit",
     "loss": "fit",
     "parameters": "fit",
     "pairs": "posterior",
