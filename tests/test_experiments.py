@@ -8,7 +8,13 @@ from conftest import CHECKOUT
 from diffsim import config, run
 
 NAMES = sorted(config.experiments(None))
-SLOW = {"influenza", "kepler_orbit", "lorenz_assimilate", "ude_lotka"}  # to compile, mostly
+SLOW = {
+    "influenza",
+    "lynx_hare",
+    "kepler_orbit",
+    "lorenz_assimilate",
+    "ude_lotka",
+}  # to compile, mostly
 TINY = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NAMES]
 KEYS = {"parameters", "loss", "validation", "laws", "adjoint", "timing", "provenance", "measured"}
 
