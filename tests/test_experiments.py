@@ -8,13 +8,14 @@ from conftest import CHECKOUT
 from diffsim import config, run
 
 NAMES = sorted(config.experiments(None))
-SLOW = {
+SLOW = {  # to compile, mostly
     "influenza",
-    "lynx_hare",
     "kepler_orbit",
+    "lj_trajectory_fit",
     "lorenz_assimilate",
+    "lynx_hare",
     "ude_lotka",
-}  # to compile, mostly
+}
 TINY = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NAMES]
 KEYS = {"parameters", "loss", "validation", "laws", "adjoint", "timing", "provenance", "measured"}
 
