@@ -80,7 +80,7 @@ class AbstractAdjoint(eqx.Module):
             f"{type(sim).__name__} is none",
             key="adjoint",
             allowed=fitting,
-            suggestion="RecursiveCheckpoint" if "RecursiveCheckpoint" in fitting else fitting[0],
+            suggestion="Direct",  # which takes any simulation
         )
 
 
