@@ -446,7 +446,7 @@ class Flat(eqx.Module):
 
 
 REFUSED = {
-    "reversible function": (Reversible(), "oscillator", "AbstractReversible", "Direct, Recur"),
+    "reversible function": (Reversible(), "oscillator", "AbstractReversible", "Direct, For"),
     "reversible thermostat": (Reversible(), "thermostat", "AbstractReversible", "Reweight"),
     "reweighted function": (Reweight(), "logistic map", "AbstractEquilibrium", "Direct"),
     "reweighted mechanics": (Reweight(), "liquid", "AbstractEquilibrium", "Reversible"),
