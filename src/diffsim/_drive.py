@@ -6,7 +6,7 @@ honours signals. The chunk length never changes a result: the state carries all 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -128,26 +128,48 @@ def drive(
         raise ConfigError(
             f"must be a multiple of save_every={save_every}", key="steps", value=steps
         )
+
+    def advance(states: State, taken: int, saves: int, wide: View) -> Any:
+        plan = SavePlan(save_every, saves)
+        states, health, seen = _with_room(simulation, params, states, plan, wide)
+        late = jnp.where(health.first_bad_step >= 0, health.first_bad_step + taken, -1)
+        return states, Health(health.result, late), seen
+
+    blocks = _blocks(saves - done // save_every, max(1, (chunk or steps) // save_every))
+    yield from _chunks(
+        simulation, params, states, advance, blocks, save_every, view, laws, done, start_observed
+    )
+
+
+def _chunks(
+    simulation: AbstractSimulation,
+    params: Params,
+    states: State,
+    advance: Callable[[State, int, int, View], tuple[State, Health, PyTree]],
+    blocks: Iterator[int],
+    stride: int,
+    view: View,
+    laws: Sequence[AbstractLaw],
+    done: int,
+    start_observed: PyTree,
+) -> Iterator[Chunk]:
+    """Chunks of as many saves as `blocks` says, `stride` apart in number, each under the laws;
+    `advance(states, taken, saves, view)` runs one."""
     names = observables_of(laws, available_observables(simulation, params, states))
     wide = View(tuple(dict.fromkeys((*view.observables, *names))), view.samples)
     if done == 0:
         states, seen = _start(simulation, params, states, View(names))
         start_observed = seen.get("observables", {})
     previous, taken = start_observed, done
-    for blocks in _blocks(saves - done // save_every, max(1, (chunk or steps) // save_every)):
-        plan = SavePlan(save_every, blocks)
-        states, health, seen = _with_room(simulation, params, states, plan, wide)
-        health = Health(
-            health.result,
-            jnp.where(health.first_bad_step >= 0, health.first_bad_step + taken, -1),
-        )
+    for saves in blocks:
+        states, health, seen = advance(states, taken, saves, wide)
         series = {name: seen["observables"][name] for name in names}
-        saved = taken + save_every * (1 + jnp.arange(blocks, dtype=jnp.int32))
+        saved = taken + stride * (1 + jnp.arange(saves, dtype=jnp.int32))
         now = _assess(tuple(laws), start_observed, series, previous, saved)
         previous = {name: value[:, -1] for name, value in series.items()}
         if view.observables:
             seen["observables"] = {n: seen["observables"][n] for n in view.observables}
-        first, taken = taken + save_every, taken + plan.steps
+        first, taken = taken + stride, taken + stride * saves
         yield Chunk(states, seen, taken, first, now, health, start_observed)
 
 
@@ -158,8 +180,7 @@ def _flow_stretch(
     def one(state):
         integral = simulation.integrate(params, state, times, None)
         seen = jax.vmap(lambda state: view(simulation, params, state))(integral.states)
-        bad = jnp.where(integral.result == RESULTS.successful, -1, integral.steps)
-        return integral.final, Health(integral.result, bad.astype(jnp.int32)), seen
+        return integral.final, Health(integral.result, integral.first_bad_step), seen
 
     return over_batch(one, states)
 
@@ -181,24 +202,17 @@ def drive_flow(
     depend on the length of chunks, by less than the tolerance; a run that an event may end is one
     chunk."""
     times = schedule.times()
-    names = observables_of(laws, available_observables(simulation, params, states))
-    wide = View(tuple(dict.fromkeys((*view.observables, *names))), view.samples)
+
+    def advance(states: State, taken: int, saves: int, wide: View) -> Any:
+        ts = jnp.asarray(times[taken : taken + saves])
+        return _flow_stretch(simulation, params, states, ts, wide)
+
     if done == 0:
         states = over_batch(lambda state: simulation.at_time(state, schedule.t0), states)
-        states, seen = _start(simulation, params, states, View(names))
-        start_observed = seen.get("observables", {})
-    previous, taken = start_observed, done
-    for saves in _blocks(len(times) - done, len(times) if simulation.may_end else max(1, chunk)):
-        ts = jnp.asarray(times[taken : taken + saves])
-        states, health, seen = _flow_stretch(simulation, params, states, ts, wide)
-        series = {name: seen["observables"][name] for name in names}
-        saved = taken + 1 + jnp.arange(saves, dtype=jnp.int32)
-        now = _assess(tuple(laws), start_observed, series, previous, saved)
-        previous = {name: value[:, -1] for name, value in series.items()}
-        if view.observables:
-            seen["observables"] = {n: seen["observables"][n] for n in view.observables}
-        first, taken = taken + 1, taken + saves
-        yield Chunk(states, seen, taken, first, now, health, start_observed)
+    blocks = _blocks(len(times) - done, len(times) if simulation.may_end else max(1, chunk))
+    yield from _chunks(
+        simulation, params, states, advance, blocks, 1, view, laws, done, start_observed
+    )
 
 
 def available_observables(

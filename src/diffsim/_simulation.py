@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from ._errors import ConfigError
+
 Params = PyTree
 State = PyTree
 
@@ -167,6 +169,17 @@ class AbstractReversible(AbstractSimulation):
         return self.unstep(params, exact)
 
 
+def need_64_bit_integers() -> None:
+    """Refuse an exact representation in 64 bits where JAX has only 32."""
+    if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        raise ConfigError(
+            "Reversible needs 64-bit integers",
+            key="adjoint",
+            allowed='JAX_ENABLE_X64=1 or jax.config.update("jax_enable_x64", True); or '
+            "RecursiveCheckpoint",
+        )
+
+
 class AbstractFlow(AbstractSimulation):
     """dy/dt = f(t, y, args): adaptive solvers and continuous adjoints apply."""
 
@@ -206,6 +219,12 @@ class Integral(eqx.Module):
     result: RESULTS
     steps: Array
     stats: dict[str, Array]
+
+    @property
+    def first_bad_step(self) -> Array:
+        """The number of steps after which it failed, -1 where it did not."""
+        good = self.result == RESULTS.successful
+        return jnp.where(good, -1, self.steps.astype(jnp.int32))
 
 
 class AbstractEquilibrium(AbstractSimulation):

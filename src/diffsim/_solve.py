@@ -176,7 +176,6 @@ def _flow(
     observed = jax.vmap(lambda state: observe(simulation, params, state))(integral.states)
     numbers = jnp.arange(1, len(times) + 1, dtype=jnp.int32)
     first, series = ({k: t[k] for k in observables_of(laws, tuple(t))} for t in (start, observed))
-    good = integral.result == RESULTS.successful
     return Solution(
         observables={name: observed[name] for name in wanted},
         state=integral.final,
@@ -184,7 +183,7 @@ def _flow(
         times=jnp.asarray(times),
         ledger=assess(laws, first, series, numbers),
         result=integral.result,
-        first_bad_step=jnp.where(good, -1, integral.steps.astype(jnp.int32)),
+        first_bad_step=integral.first_bad_step,
         stats=integral.stats,
     )
 

@@ -8,7 +8,7 @@ import jax
 
 from .._errors import ConfigError
 from .._schedule import SavePlan
-from .._simulation import RESULTS, AbstractFlow, AbstractSimulation, Params, State
+from .._simulation import AbstractFlow, AbstractSimulation, Params, State
 from ._base import AbstractAdjoint, Health, Observe, Trajectory
 
 
@@ -44,6 +44,5 @@ class Backsolve(AbstractAdjoint):
         blocks = jax.numpy.arange(1, plan.blocks + 1, dtype=start.dtype)
         integral = sim.integrate(params, state, start + blocks * plan.stride * dt, self)
         observed = jax.vmap(lambda state: observe(sim, params, state))(integral.states)
-        good = integral.result == RESULTS.successful
-        bad = jax.numpy.where(good, -1, integral.steps)
-        return Trajectory(integral.final, observed, Health(integral.result, bad))
+        health = Health(integral.result, integral.first_bad_step)
+        return Trajectory(integral.final, observed, health)

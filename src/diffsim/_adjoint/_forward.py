@@ -8,7 +8,8 @@ from equinox.internal import nondifferentiable_backward
 
 from .._schedule import SavePlan
 from .._simulation import AbstractSimulation, Params, State
-from ._base import AbstractAdjoint, Observe, Trajectory, march_blocks
+from ._base import AbstractAdjoint, Observe, Trajectory
+from ._direct import Direct
 
 MESSAGE = (
     "ForwardMode has no reverse mode: take jax.jvp or jax.jacfwd, or another adjoint "
@@ -36,11 +37,9 @@ class ForwardMode(AbstractAdjoint):
         plan: SavePlan,
         observe: Observe,
     ) -> Trajectory:
-        state, health, observed = march_blocks(
-            sim, params, state, plan, lambda state: observe(sim, params, state)
-        )
-        state, observed = forward_only((state, observed))
-        return Trajectory(state, observed, health)
+        trajectory = Direct().loop(sim, params, state, plan, observe)
+        state, observed = forward_only((trajectory.state, trajectory.observables))
+        return Trajectory(state, observed, trajectory.health)
 
 
 def forward_only(tree: State) -> State:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, SupportsInt, runtime_checkable
@@ -123,12 +124,12 @@ class Console:
         return text
 
 
-class Progress:
+class Progress(ABC):
     """How far a loop has come."""
 
+    @abstractmethod
     def update(self, completed: SupportsInt, **values: Any) -> None:
         """`completed` of the total are done; `values` are shown behind it."""
-        raise NotImplementedError
 
 
 class _LiveProgress(Progress):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
-from .._simulation import AbstractReversible
+from .._simulation import AbstractReversible, need_64_bit_integers
 from ._dynamics import AbstractDynamics, checked_dt
 from ._potential import AbstractPotential
 from ._rdf import RadialDistribution
@@ -103,13 +103,7 @@ class NVE(AbstractDynamics, AbstractReversible):
         return self._observe(params, state, temperature, kinetic, 2 * kinetic / 3)
 
     def to_exact(self, params: PyTree, state: State) -> ExactState:
-        if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
-            raise ConfigError(
-                "Reversible needs 64-bit integers",
-                key="adjoint",
-                allowed='JAX_ENABLE_X64=1 or jax.config.update("jax_enable_x64", True); or '
-                "RecursiveCheckpoint",
-            )
+        need_64_bit_integers()
         if not self.potential.repeatable:
             raise ConfigError(
                 "Reversible needs forces that do not depend on the order of a neighbour list, and "

@@ -38,6 +38,13 @@ def checked_y0(y0: Any) -> PyTree:
     return jax.tree.map(one, y0)
 
 
+def first_start(y0: Any) -> PyTree:
+    """The first of a batch of starts, all of which must be finite."""
+    if not all(np.all(np.isfinite(np.asarray(x))) for x in jax.tree.leaves(y0)):
+        raise ConfigError("must be finite", key="conditions.y0")
+    return checked_y0(jax.tree.map(lambda x: np.asarray(x)[0], y0))
+
+
 def check_field(
     field: Callable[..., Any], y: PyTree, params: PyTree, components: Sequence[str] = ()
 ) -> None:

@@ -10,13 +10,12 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
 from .._simulation import RESULTS, AbstractFlow, Integral
 from ._adjoints import diffrax_adjoint
-from ._checks import check_field, checked_tolerance, checked_y0, clock_type, promoted
+from ._checks import check_field, checked_tolerance, checked_y0, clock_type, first_start, promoted
 from ._lanes_step import rk_step
 from ._newton import Guarded, both_modes, dependable
 from ._observe import observed, start_of
@@ -173,13 +172,8 @@ class DifferentialEquation(AbstractFlow):
             raise ConfigError(
                 "initial= gives the start already", key="conditions.y0", allowed="one of the two"
             )
-        if y0 is None:
-            first = start_of(self.field, self.initial, params)
-        else:
-            if not all(np.all(np.isfinite(np.asarray(x))) for x in jax.tree.leaves(y0)):
-                raise ConfigError("must be finite", key="conditions.y0")
-            first = jax.tree.map(lambda x: np.asarray(x)[0], y0)
-        self._check_field(params, checked_y0(first))
+        own = start_of(self.field, self.initial, params) if y0 is None else None
+        self._check_field(params, checked_y0(own) if y0 is None else first_start(y0))
 
     def _check_field(self, params: PyTree, y: PyTree) -> None:
         if not self._has_terms():

@@ -9,12 +9,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
-from .._simulation import AbstractReversible
-from ._checks import check_field, checked_y0
+from .._simulation import AbstractReversible, need_64_bit_integers
+from ._checks import check_field, checked_y0, first_start
 from ._compositions import AbstractComposition, VelocityVerlet
 from ._observe import observed, start_of
 from ._systems import AbstractHamiltonian
@@ -103,13 +102,9 @@ class HamiltonianDynamics(AbstractReversible):
     def check(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, params: PyTree, *, y0: Any = None, t0: Any = 0.0
     ) -> None:
-        if y0 is None:
-            y0 = start_of(self.system, self.initial, params)
-        else:
-            y0 = jax.tree.map(lambda x: np.asarray(x)[0], y0)
-        check_field(self.system, checked_y0(y0), params, self.system.components)
-        if y0 is not None and not np.all(np.isfinite(np.asarray(y0))):
-            raise ConfigError("must be finite", key="conditions.y0")
+        own = start_of(self.system, self.initial, params) if y0 is None else None
+        y = checked_y0(own) if y0 is None else first_start(y0)
+        check_field(self.system, y, params, self.system.components)
 
     def prepare(self, params: PyTree, state: PhaseState) -> PhaseState:
         force = self._force(params, state.q) if self.method.kick_first else None
@@ -165,13 +160,7 @@ class HamiltonianDynamics(AbstractReversible):
         return PhaseState(q, p, force, state.start, state.step + count)
 
     def to_exact(self, params: PyTree, state: PhaseState) -> ExactPhase:
-        if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
-            raise ConfigError(
-                "Reversible needs 64-bit integers",
-                key="adjoint",
-                allowed='JAX_ENABLE_X64=1 or jax.config.update("jax_enable_x64", True); or '
-                "RecursiveCheckpoint",
-            )
+        need_64_bit_integers()
         speed, force = self._velocity(params, state.p), self._force(params, state.q)
         grid_q = _spacing(state.q, REACH * self.dt * speed)
         grid_p = _spacing(state.p, REACH * self.dt * force)

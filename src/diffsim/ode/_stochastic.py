@@ -11,12 +11,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax
-import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
 from .._simulation import AbstractSimulation
-from ._checks import check_field, checked_y0, slope_of
+from ._checks import check_field, checked_y0, first_start, slope_of
 from ._newton import both_modes
 from ._noise import normals
 from ._observe import observed, start_of
@@ -129,12 +128,8 @@ class StochasticDifferentialEquation(AbstractSimulation):
     def check(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, params: PyTree, *, y0: Any = None, t0: Any = 0.0, path: Any = None
     ) -> None:
-        if y0 is None:
-            self._check_fields(params, checked_y0(start_of(self.drift, self.initial, params)))
-            return
-        if not np.all(np.isfinite(np.asarray(y0))):
-            raise ConfigError("must be finite", key="conditions.y0")
-        self._check_fields(params, checked_y0(np.asarray(y0)[0]))
+        own = start_of(self.drift, self.initial, params) if y0 is None else None
+        self._check_fields(params, checked_y0(own) if y0 is None else first_start(y0))
 
     def _check_fields(self, params: PyTree, y: Array) -> None:
         if y.ndim != 1:
