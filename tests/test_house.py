@@ -149,11 +149,12 @@ def test_nothing_can_unpickle() -> None:
 
 
 def test_the_library_leaves_the_global_settings_of_jax_alone() -> None:
-    """Only the command line may choose precision and platform for a whole process."""
+    """Only the command line may choose precision and platform for a whole process; `_fit._curve`
+    puts back what importing nlsq changed."""
     wrong = [
         f"{path.relative_to(CHECKOUT)}:{node.lineno}"
         for path in _files()
-        if _room(path) != "run"
+        if _room(path) != "run" and path.name != "_curve.py"
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("config.update")
     ]

@@ -23,9 +23,11 @@ from ._experiment import ShootingStudy as ShootingStudy
 from ._experiment import StepSizeStudy as StepSizeStudy
 from ._fit import NUTS as NUTS
 from ._fit import SVI as SVI
+from ._fit import CurveFit as CurveFit
 from ._fit import FitResult as FitResult
 from ._fit import Laplace as Laplace
 from ._fit import PosteriorResult as PosteriorResult
+from ._fit import curve_fit as curve_fit
 from ._fit import fit as fit
 from ._fit import least_squares as least_squares
 from ._fit import posterior as posterior

@@ -1,5 +1,7 @@
 """Fits by gradients and by least squares, and posteriors, each over the same `Problem`."""
 
+from ._curve import CurveFit as CurveFit
+from ._curve import curve_fit as curve_fit
 from ._gradient import fit as fit
 from ._least_squares import check_squares as check_squares
 from ._least_squares import least_squares as least_squares
