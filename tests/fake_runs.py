@@ -247,6 +247,10 @@ def simulation_run(path, frames=600):
                     for name in ("temperature", "pressure", "potential_energy")
                 },
                 "rdf": {"r": r, "r_unit": "", "curves": [{"label": "", "g": radial(r, 1.0, 1.7)}]},
+                "total_energy_drift": [
+                    {"name": n, "times": [1.0, 10.0, 100.0], "envelope": [1e-9, 1e-9, e]}
+                    for n, e in (("Verlet", 1e-9), ("Euler", 1e-3))
+                ],
                 "convergence": {
                     "dt": dt,
                     "dt_unit": "",

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import re
 import subprocess
 import sys
@@ -69,6 +70,41 @@ def check(found: ds.PosteriorResult, name: str, mean: float, sd: float, slack: f
     ess = float(np.min(found.ess[name]))
     assert found.mean(name) == pytest.approx(mean, abs=(5 / math.sqrt(ess) + slack) * sd)
     assert found.sd(name) == pytest.approx(sd, rel=5 / math.sqrt(ess) + slack)
+
+
+PARALLEL = """
+import jax, numpy as np
+jax.config.update("jax_enable_x64", True)
+import diffsim as ds
+from test_posterior import NUTS, line
+assert jax.local_device_count() == 2
+for backend in ("numpyro", "blackjax"):
+    draws = {}
+    for method in ("vectorized", "parallel"):
+        nuts = NUTS(warmup=50, draws=50, chains=4, backend=backend, chain_method=method)
+        draws[method] = ds.posterior(line(), nuts, starts=1).draws["a"]
+    np.testing.assert_allclose(draws["vectorized"], draws["parallel"], rtol=1e-8)
+try:
+    NUTS(chains=3, chain_method="parallel").check()
+except ds.ConfigError as error:
+    assert "chains=4" in str(error), error
+else:
+    raise AssertionError("three chains over two devices")
+"""
+
+
+def test_chains_in_parallel_are_the_chains_side_by_side():
+    pytest.importorskip("blackjax")
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run(
+        [sys.executable, "-c", PARALLEL],
+        capture_output=True,
+        text=True,
+        env=os.environ | flags,
+        cwd=CHECKOUT / "tests",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @functools.cache
@@ -260,6 +296,7 @@ REFUSALS = {
     "starts": (lambda: ds.posterior(line(), starts=0), "at least 1"),
     "chains": (lambda: NUTS(chains=0), "whole number"),
     "target_accept": (lambda: NUTS(target_accept=1.0), "(0, 1)"),
+    "chain_method": (lambda: NUTS(chain_method="pmap"), "vectorized, parallel"),  # pyright: ignore
     "backend": (lambda: NUTS(backend="stan"), "numpyro, blackjax"),  # pyright: ignore
     "guide": (lambda: SVI(guide="flow"), "lowrank"),  # pyright: ignore
     "adjoint": (lambda: ds.posterior(line(), adjoint=ds.Reweight()), "runs the trajectory"),

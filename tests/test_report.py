@@ -165,7 +165,7 @@ def test_a_fit(tmp_path):
 def test_a_simulation_with_a_broken_law(tmp_path):
     run = fake_runs.simulation_run(tmp_path / "run")
     seen = page_of(run)
-    assert figures_of(run) == {"observables", "rdf", "energy", "convergence"}
+    assert figures_of(run) == {"observables", "rdf", "energy", "drift", "convergence"}
     assert "The law of momentum is broken." in seen.text
     assert "✓ held" in seen.text
     assert "✗ broken" in seen.text
@@ -262,7 +262,8 @@ def test_damaged_files_are_noted(tmp_path, file, content, note):
 def test_figures_whose_data_is_gone_are_gone(tmp_path):
     run = fake_runs.simulation_run(tmp_path / "run", frames=50)
     result: Any = run.read_result()
-    del result["measured"]["rdf"], result["measured"]["convergence"]
+    for name in ("rdf", "convergence", "total_energy_drift"):
+        del result["measured"][name]
     run.result(result)
     page_of(run)
     assert figures_of(run) == {"observables", "energy"}

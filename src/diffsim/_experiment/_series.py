@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -43,6 +44,7 @@ def series(
             "unit": t.unit or problem.simulation.units().get(t.observable, "1"),
             "time": "time" if problem.simulation.time_step() or problem.schedule.ts else "step",
             "noise": t.noise,
+            "logarithmic": over_decades(problem.times()),
             "times": problem.times().tolist(),
             "curve_times": finer.times().tolist(),
             "curves": _curves(experiment, t, fitted[i], {k: v[i] for k, v in bands.items()}),
@@ -64,12 +66,20 @@ def _finer(problem: Problem) -> Problem:
     if schedule.ts is None or any(sigmas) or len(schedule.ts) >= POINTS:
         return problem
     t0, end = schedule.t0, schedule.ts[-1]
-    if dt is None:
+    if dt is None and over_decades(schedule.ts):
+        times = np.geomspace(schedule.ts[0], end, POINTS)
+    elif dt is None:
         times = np.linspace(t0, end, POINTS)[1:]
     else:
         steps = round((end - t0) / dt)
         times = t0 + dt * np.unique(np.linspace(0, steps, min(POINTS, steps + 1)).round())
     return dataclasses.replace(problem, schedule=Schedule(t0=t0, ts=times))
+
+
+def over_decades(times: Sequence[float]) -> bool:
+    """Whether times are spread over decades, so that a logarithmic axis shows them."""
+    t = np.asarray(times)
+    return len(t) > 3 and t[0] > 0 and bool(t[-1] > 100 * t[0]) and bool(np.median(t) < 0.1 * t[-1])
 
 
 def _predicted(problem: Problem, result: FitResult) -> tuple[np.ndarray, ...]:

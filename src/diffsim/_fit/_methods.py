@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from abc import abstractmethod
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
 from ._density import Whitened
@@ -40,7 +41,7 @@ class AbstractMethod(eqx.Module):
 
 
 class NUTS(AbstractMethod):
-    """The No-U-Turn sampler (Hoffman and Gelman 2014, arXiv:1111.4246), all chains in one program.
+    """The No-U-Turn sampler (Hoffman and Gelman 2014, arXiv:1111.4246), all chains side by side.
 
     **When:** the reference for up to some hundred parameters. **Costs:** 5 to 15 gradients a draw
     where the posterior is nearly normal; memory of `chains` trajectories. **Cannot:** cross between
@@ -49,7 +50,8 @@ class NUTS(AbstractMethod):
     **Arguments:** `warmup`, `draws`: of each chain; `target_accept`: closer to 1 for smaller steps,
     against divergences; `max_tree_depth`: at most 2^depth gradients a draw; `dense_mass`: learn
     correlations too (the Laplace approximation, in whose coordinates this runs, has those of the
-    mode); `backend`: "numpyro" or "blackjax".
+    mode); `backend`: "numpyro" or "blackjax"; `chain_method`: "vectorized" runs all chains in one
+    program, "parallel" an equal share of them on each of this process's devices.
     """
 
     warmup: int = 500
@@ -59,6 +61,7 @@ class NUTS(AbstractMethod):
     max_tree_depth: int = 10
     dense_mass: bool = False
     backend: Literal["numpyro", "blackjax"] = "numpyro"
+    chain_method: Literal["vectorized", "parallel"] = "vectorized"
 
     def __check_init__(self):
         for key, least in (("warmup", 20), ("draws", 4), ("chains", 1), ("max_tree_depth", 1)):
@@ -69,9 +72,35 @@ class NUTS(AbstractMethod):
             raise ConfigError(
                 "unknown backend", key="backend", value=self.backend, allowed="numpyro, blackjax"
             )
+        methods = ("vectorized", "parallel")
+        if self.chain_method not in methods:
+            raise ConfigError(
+                "unknown", key="chain_method", value=self.chain_method, allowed=methods
+            )
 
     def check(self) -> None:
         require(self.backend)
+        count = len(self._devices())
+        if self.chains % count:
+            raise ConfigError(
+                f"must be a multiple of the {count} devices over which they run",
+                key="chains",
+                value=self.chains,
+                suggestion=f"chains={-(-self.chains // count) * count}",
+            )
+
+    def _devices(self) -> list[Any]:
+        """Where the chains run: None is JAX's default device."""
+        parallel = self.chain_method == "parallel"
+        return jax.local_devices()[: self.chains] if parallel else [None]
+
+    def spread(self, tree: PyTree) -> list[PyTree]:
+        """Arrays (chains, ...) as one group of chains a device, each on its own."""
+        devices = self._devices()
+        share = self.chains // len(devices)
+        parts = [slice(i * share, (i + 1) * share) for i in range(len(devices))]
+        groups = [jax.tree.map(operator.itemgetter(part), tree) for part in parts]
+        return list(map(jax.device_put, groups, devices))
 
     def draw(self, target: Whitened, key: PRNGKeyArray, watch: Watch) -> Draws:
         from ._nuts import blackjax_nuts, numpyro_nuts

@@ -34,7 +34,9 @@ def numpyro_nuts(options: NUTS, target: Whitened, key: PRNGKeyArray, watch: Watc
     keys = jax.random.split(chain, options.chains)
     # compiled as a whole: operation by operation it compiles hundreds of small programs
     begin = jax.jit(lambda keys, u: kernel.init(keys, options.warmup, u))
-    state = begin(keys, target.starts(start, options.chains))
+    states = [
+        begin(*group) for group in options.spread((keys, target.starts(start, options.chains)))
+    ]
 
     def step(state: Any, _: None) -> tuple[Any, tuple[Array, Array, Array]]:
         state = kernel.sample(state, (), {})
@@ -42,8 +44,8 @@ def numpyro_nuts(options: NUTS, target: Whitened, key: PRNGKeyArray, watch: Watc
 
     piece = _piece(options.warmup, options.draws)
     advance = jax.jit(lambda state: jax.lax.scan(step, state, None, length=piece))
-    state, _ = _march(advance, state, options.warmup, piece, watch, "warmup")
-    _, kept = _march(advance, state, options.draws, piece, watch, "sampling")
+    states, _ = _march(advance, states, options.warmup, piece, watch, "warmup")
+    _, kept = _march(advance, states, options.draws, piece, watch, "sampling")
     return _collected(kept)
 
 
@@ -71,7 +73,9 @@ def blackjax_nuts(options: NUTS, target: Whitened, key: PRNGKeyArray, watch: Wat
 
     keys = jax.random.split(adapt, options.chains)
     watch("warmup", {"steps": 0, "of": options.warmup})
-    states, tuned = adapted(keys, target.starts(start, options.chains))
+    groups = [
+        adapted(*group) for group in options.spread((keys, target.starts(start, options.chains)))
+    ]
     watch("warmup", {"steps": options.warmup, "of": options.warmup})
 
     def one(key: PRNGKeyArray, state: Any, tuned: dict[str, Array]) -> Any:
@@ -80,15 +84,16 @@ def blackjax_nuts(options: NUTS, target: Whitened, key: PRNGKeyArray, watch: Wat
         return state, (state.position, info.is_divergent, info.num_integration_steps)
 
     def step(carry: Any, _: None) -> Any:
-        states, keys = carry
+        states, tuned, keys = carry
         both = jax.vmap(jax.random.split)(keys)
         states, seen = jax.vmap(one)(both[:, 0], states, tuned)
-        return (states, both[:, 1]), seen
+        return (states, tuned, both[:, 1]), seen
 
     piece = _piece(0, options.draws)
     advance = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=piece))
-    carry = (states, jax.random.split(chain, options.chains))
-    _, kept = _march(advance, carry, options.draws, piece, watch, "sampling")
+    keys = options.spread(jax.random.split(chain, options.chains))
+    carries = [(*group, own) for group, own in zip(groups, keys, strict=True)]
+    _, kept = _march(advance, carries, options.draws, piece, watch, "sampling")
     return _collected(kept)
 
 
@@ -99,15 +104,22 @@ def _piece(warmup: int, draws: int) -> int:
 
 
 def _march(
-    advance: Callable[[Any], Any], state: Any, steps: int, piece: int, watch: Watch, what: str
-) -> tuple[Any, list[Any]]:
+    advance: Callable[[Any], Any],
+    states: list[Any],
+    steps: int,
+    piece: int,
+    watch: Watch,
+    what: str,
+) -> tuple[list[Any], list[Any]]:
+    """`steps` transitions of every group of chains, what was seen joined over the groups."""
     kept = []
     watch(what, {"steps": 0, "of": steps})
     for done in range(piece, steps + 1, piece):
-        state, seen = advance(state)
-        kept.append(jax.tree.map(np.asarray, seen))
+        # all are under way before the first is waited for
+        states, seen = map(list, zip(*map(advance, states), strict=True))
+        kept.append(jax.tree.map(lambda *x: np.concatenate(x, axis=1), *seen))
         watch(what, {"steps": done, "of": steps})
-    return state, kept
+    return states, kept
 
 
 def _collected(kept: list[Any]) -> Draws:

@@ -148,7 +148,9 @@ def posterior(
     priors (none: flat in the parameter itself), and draws are made over unconstrained z, in
     coordinates in which the Laplace approximation at the mode is N(0, 1): chains start from draws
     of it, and at other modes that are nearly as likely where the search came upon some. The model
-    is differentiated forward where the adjoint can and parameters are at most 100.
+    is differentiated forward where the adjoint can and parameters are at most 100. A stochastic
+    simulation keeps the noise of `key` throughout: the posterior is conditional on that noise, and
+    too narrow by what other noise would change; many copies (`ode.Copies`) make that small.
 
     **Arguments:** `method`; `adjoint` (default: forward for few parameters, else in reverse);
     `key`; `starts`: points from which the mode is sought, the parameters' own and others around

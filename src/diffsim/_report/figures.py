@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .figures_fit import adjoints, loss, parameters, parity
-from .figures_physics import convergence, energy, observables, rdf
+from .figures_physics import convergence, drift, energy, observables, rdf
 from .figures_posterior import pairs, phase, series, traces
 from .run_data import RunData
 
@@ -36,6 +36,7 @@ FIGURES = (
     FigureOf("observables", "Observables", observables, wide=True),
     FigureOf("rdf", "Radial distribution function", rdf),
     FigureOf("energy", "Total energy", energy),
+    FigureOf("drift", "Invariants over time", drift, wide=True),
     FigureOf("convergence", "Energy error against time step", convergence),
     FigureOf("adjoints", "Cost of the gradient", adjoints),
 )

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_ROUNDING = 1e-16  # the least error that is drawn
 _POINTS = 2000  # a line in a figure shows no more
 
 
@@ -142,6 +143,35 @@ def _tolerance(run: RunData, axes: Axes, largest: float, scale: float) -> None:
     elif largest > 0:
         note = f"{note}: {significant(limit / largest, 2)} times the largest"
     axes.set_title(note, fontsize=7.5, color=MUTED, loc="right", pad=3)
+
+
+def drift(run: RunData) -> Figure | None:
+    """How far each integrator lets the invariants go: the largest error in windows of time."""
+    found = {key: rows(run.measured, key) for key in run.measured if key.endswith("_drift")}
+    panels = {key: _envelopes(entries) for key, entries in found.items()}
+    panels = {key: lines for key, lines in panels.items() if lines}
+    if not panels:
+        return None
+    figure = new_figure(1.6 + 4.0 * len(panels), 3.4)
+    grid = figure.subplots(1, len(panels), squeeze=False)
+    for axes, (key, lines) in zip(grid.flat, panels.items(), strict=True):
+        for (label, time, error), color in zip(lines, shades(len(lines)), strict=True):
+            axes.loglog(time, np.maximum(error, _ROUNDING), color=color, linewidth=1.2, label=label)
+        name = pretty_name(key.removesuffix("_drift"))
+        axes.set_ylabel(plain(f"Relative error of the {name}"))
+        axes.set_xlabel(plain(_with_unit("Time", text(run.measured, "time_unit"))))
+        power_ticks(axes.yaxis)
+    grid.flat[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def _envelopes(entries: list[Any]) -> list[tuple[str, Any, Any]]:
+    lines = []
+    for entry in entries:
+        time, error = numbers(entry, "times"), numbers(entry, "envelope")
+        if len(time) == len(error) > 1 and min(time) > 0:
+            lines.append((text(entry, "name"), np.asarray(time), np.asarray(error)))
+    return lines
 
 
 def convergence(run: RunData) -> Figure | None:

@@ -67,6 +67,8 @@ def _panel(axes: Axes, entry: Mapping[str, Any]) -> None:
     axes.set_ylabel(plain(f"{name} [{unit}]" if unit else name))
     if text(entry, "noise") == "lognormal":
         axes.set_ylim(bottom=0)
+    if entry.get("logarithmic") is True and np.all(fine > 0):
+        axes.set_xscale("log")
 
 
 def phase(run: RunData) -> Figure | None:
