@@ -1,0 +1,172 @@
+"""What is seen of a flow: energies, budgets, fields, forces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ._boundary import Box, difference
+from ._convection import laplacian
+
+if TYPE_CHECKING:
+    from ._incompressible import FlowState, IncompressibleFlow
+
+
+def measured(
+    flow: IncompressibleFlow, params: Mapping[str, Any], state: FlowState
+) -> dict[str, Array]:
+    """Every observable of a state, by name."""
+    box, velocity = flow.box, state.velocity
+    seen = {
+        "velocity": box.centred(velocity, params),
+        "kinetic_energy": 0.5 * mean_product(box, velocity, velocity),
+        "momentum": jnp.stack(
+            [jnp.sum(u) * box.grid.cell_volume / box.grid.volume for u in velocity]
+        ),
+        "divergence": relative_divergence(box, velocity, params),
+        "cfl": flow.cfl(params, state),
+        "enstrophy": enstrophy(box, velocity, params),
+        "time": state.time,
+    }
+    seen |= _budget(flow, params, state)
+    if box.grid.ndim == 2:
+        seen["vorticity"] = vorticity(box, velocity, params)[0, 1]
+    if box.periodic and len(set(box.grid.size)) == 1:
+        seen["spectrum"] = spectrum(velocity)
+    if flow.body is not None:
+        seen |= _forces(flow, velocity)
+    for name, s in state.scalars.items():
+        seen |= {name: s, f"{name}_mean": jnp.mean(s)}
+    return seen
+
+
+def mean_product(box: Box, a: Sequence[Array], b: Sequence[Array]) -> Array:
+    """<a·b> over the volume, a face standing for one cell."""
+    share = box.grid.cell_volume / box.grid.volume
+    return share * sum(jnp.sum(x * y) for x, y in zip(a, b, strict=True))
+
+
+def relative_divergence(box: Box, velocity: Sequence[Array], params: Mapping[str, Any]) -> Array:
+    """h max|∇·u| / max|u|."""
+    fastest = jnp.max(jnp.stack([jnp.max(jnp.abs(u)) for u in velocity]))
+    largest = jnp.max(jnp.abs(box.divergence(velocity, params)))
+    tiny = jnp.finfo(fastest.dtype).tiny
+    return max(box.grid.spacing) * largest / jnp.maximum(fastest, tiny)
+
+
+def vorticity(
+    box: Box, velocity: Sequence[Array], params: Mapping[str, Any]
+) -> dict[tuple[int, int], Array]:
+    """∂u_b/∂x_a - ∂u_a/∂x_b for a < b at the edges: n along a periodic axis, else n + 1."""
+    faces = [box.faces(u, axis, params) for axis, u in enumerate(velocity)]
+    spacing = box.grid.spacing
+    found = {}
+    for a in range(box.grid.ndim):
+        for b in range(a + 1, box.grid.ndim):
+            along_a = difference(box.beside(faces[b], b, a, params), a) / spacing[a]
+            along_b = difference(box.beside(faces[a], a, b, params), b) / spacing[b]
+            curl = along_a - along_b
+            for axis in (a, b):
+                if box.sides[axis] is None:  # face 0 is face n
+                    curl = curl[(slice(None),) * axis + (slice(1, None),)]
+            found[a, b] = curl
+    return found
+
+
+def enstrophy(box: Box, velocity: Sequence[Array], params: Mapping[str, Any]) -> Array:
+    """½ <ω²>, edges at the sides counting half."""
+    total = jnp.zeros((), velocity[0].dtype)
+    for (a, b), curl in vorticity(box, velocity, params).items():
+        square = curl**2
+        for axis in (a, b):
+            if box.sides[axis] is not None:
+                weights = np.ones(square.shape[axis])
+                weights[[0, -1]] = 0.5
+                shape = [1] * square.ndim
+                shape[axis] = -1
+                square = square * jnp.asarray(weights.reshape(shape), square.dtype)
+        total = total + jnp.sum(square)
+    return 0.5 * total * box.grid.cell_volume / box.grid.volume
+
+
+def _budget(
+    flow: IncompressibleFlow, params: Mapping[str, Any], state: FlowState
+) -> dict[str, Array]:
+    """dE/dt = injection - dissipation, but for `energy_residual`; and the pressure."""
+    box, velocity = flow.box, state.velocity
+    fields = (velocity, state.scalars)
+    total, _ = flow.tendency(params, fields, state.time)
+    smoothing = laplacian(box, velocity, params)
+    dissipation = -params["viscosity"] * mean_product(box, velocity, smoothing)
+    injection = jnp.zeros_like(dissipation)
+    for piece in flow.forcing:
+        force = piece(box, params, velocity, state.scalars, state.time)
+        force = [
+            jnp.broadcast_to(jnp.asarray(f, u.dtype), u.shape)
+            for f, u in zip(force, velocity, strict=True)
+        ]
+        injection = injection + mean_product(box, velocity, force)
+    if flow.closure is not None:
+        work = flow.closure.tendency(box, params, velocity)
+        injection = injection + mean_product(box, velocity, work)
+    pressure = flow._poisson(_inner(box, total))
+    push = box.gradient(pressure)
+    rate = mean_product(box, velocity, [f - g for f, g in zip(total, push, strict=True)])
+    return {
+        "pressure": pressure,
+        "dissipation": dissipation,
+        "injection": injection,
+        "energy_residual": rate - injection + dissipation,
+    }
+
+
+def _inner(box: Box, tendency: Sequence[Array]) -> Array:
+    """∇·F of a tendency, which is zero at sides whose velocity is given."""
+    total = jnp.zeros(box.grid.shape, tendency[0].dtype)
+    for axis, (f, h) in enumerate(zip(tendency, box.grid.spacing, strict=True)):
+        first, n = box.first_face(axis), box.grid.shape[axis]
+        if box.sides[axis] is None:
+            full = jnp.concatenate([f[(slice(None),) * axis + (slice(-1, None),)], f], axis)
+        else:
+            widths = [(0, 0)] * f.ndim
+            widths[axis] = (first, n + 1 - first - f.shape[axis])
+            full = jnp.pad(f, widths)
+        total = total + difference(full, axis) / h
+    return total
+
+
+def spectrum(velocity: Sequence[Array]) -> Array:
+    """E(k): kinetic energy in shells |k| in [k - ½, k + ½) of the periodic cube, k = 0, 1, …
+    in units of 2π/L; its sum is the kinetic energy of the wave numbers below the corner."""
+    shape = velocity[0].shape
+    wave = np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in shape), indexing="ij")
+    shell = np.rint(np.sqrt(sum(k**2 for k in wave))).astype(int)
+    count = math.prod(shape)
+    energy = sum(0.5 * jnp.abs(jnp.fft.fftn(u)) ** 2 for u in velocity) / count**2
+    return jnp.zeros(shell.max() + 1, velocity[0].dtype).at[shell.ravel()].add(energy.ravel())
+
+
+def _forces(flow: IncompressibleFlow, velocity: Sequence[Array]) -> dict[str, Array]:
+    """What the fluid exerts on the body: ∫ χ (u - U)/η dV, per unit length in 2D."""
+    body, box = flow.body, flow.box
+    assert body is not None
+    forces = []
+    for component in (0, 1):
+        u = velocity[component]
+        mask = jnp.asarray(body.mask(box, component), u.dtype)
+        slip = jnp.sum(mask * (u - body.target(component)))
+        forces.append(slip * (box.grid.cell_volume / body.permeability))
+    return {"drag": forces[0], "lift": forces[1]}
+
+
+def vorticity_correlation(a: Array, b: Array) -> Array:
+    """Σ a b / √(Σ a² Σ b²) over the last two axes: 1 for the same field. Kochkov et al. 2021 call a
+    simulation good for as long as its mean over samples is over 0.95."""
+    axes = (-2, -1)
+    a, b = a - jnp.mean(a, axes, keepdims=True), b - jnp.mean(b, axes, keepdims=True)
+    return jnp.sum(a * b, axes) / jnp.sqrt(jnp.sum(a**2, axes) * jnp.sum(b**2, axes))
