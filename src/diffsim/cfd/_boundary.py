@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from .._errors import ConfigError
 from ._grid import AXES, Grid
+from ._stencil import Ghost, average, cut, difference, extended
 
 Value = float | str | np.ndarray
 
@@ -140,30 +141,15 @@ def boundary_speed(sides: Sequence[Sides], params: Mapping[str, Any]) -> float:
 def side_velocity(
     side: AbstractSide, params: Mapping[str, Any], component: int, axis: int, ndim: int
 ) -> Any:
-    """A component of the velocity at a side, ready to stand beside a field along `axis`."""
+    """A component of the velocity at a side, ready to stand beside a field along `axis`; None
+    where it is zero."""
     if not isinstance(side, (Wall, Inflow)) or side.velocity is None:
-        return 0.0
+        return None
     value = side.velocity[component]
-    value = params[value] if isinstance(value, str) else value
-    value = jnp.asarray(value)
+    if isinstance(value, (int, float)) and value == 0:
+        return None
+    value = jnp.asarray(params[value] if isinstance(value, str) else value)
     return jnp.expand_dims(value, axis) if value.ndim == ndim - 1 and ndim > 1 else value
-
-
-def cut(x: Array, axis: int, start: int | None, stop: int | None) -> Array:
-    """x[start:stop] along an axis."""
-    index = [slice(None)] * x.ndim
-    index[axis] = slice(start, stop)
-    return x[tuple(index)]
-
-
-def difference(x: Array, axis: int) -> Array:
-    """xᵢ₊₁ - xᵢ."""
-    return cut(x, axis, 1, None) - cut(x, axis, None, -1)
-
-
-def average(x: Array, axis: int) -> Array:
-    """(xᵢ₊₁ + xᵢ)/2."""
-    return 0.5 * (cut(x, axis, 1, None) + cut(x, axis, None, -1))
 
 
 class Box(eqx.Module):
@@ -221,46 +207,26 @@ class Box(eqx.Module):
         """A velocity component at all n + 1 faces along its own axis."""
         pair = self.sides[axis]
         if pair is None:
-            return jnp.concatenate([cut(u, axis, -1, None), u], axis)
-        parts = [u]
-        for side, place in zip(pair, (0, 1), strict=True):
-            if not isinstance(side, Outflow):
-                at_side = self._filled(side, params, u, axis)
-                parts.insert(len(parts) if place else 0, at_side)
-        return jnp.concatenate(parts, axis)
-
-    def _filled(self, side: AbstractSide, params: Mapping[str, Any], u: Array, axis: int) -> Array:
-        shape = [*u.shape]
-        shape[axis] = 1
-        value = side_velocity(side, params, axis, axis, u.ndim)
-        return jnp.broadcast_to(jnp.asarray(value, u.dtype), shape)
+            return extended(u, axis, "wrap", None)
+        low, high = (None if isinstance(side, Outflow) else "zero" for side in pair)
+        return self._at_ends(extended(u, axis, low, high), axis, axis, params, 1.0)
 
     def beyond_faces(self, faces: Array, axis: int) -> Array:
         """All faces and one more beyond each end, as steep schemes need."""
         pair = self.sides[axis]
-        if pair is None:
-            # face 0 is face n
-            return jnp.concatenate([cut(faces, axis, -2, -1), faces, cut(faces, axis, 1, 2)], axis)
-        low, high = cut(faces, axis, 0, 1), cut(faces, axis, -1, None)
-        below, above = cut(faces, axis, 1, 2), cut(faces, axis, -2, -1)
-        outside = [
-            edge if isinstance(side, Outflow) else 2 * edge - inner
-            for side, edge, inner in zip(pair, (low, high), (below, above), strict=True)
-        ]
-        return jnp.concatenate([outside[0], faces, outside[1]], axis)
+        if pair is None:  # face 0 is face n
+            inner = cut(faces, axis, 1, None)
+            return cut(extended(inner, axis, "wrap", "wrap", 2), axis, None, -1)
+        low, high = ("even" if isinstance(side, Outflow) else "through" for side in pair)
+        return extended(faces, axis, low, high)
 
     def around(self, u: Array, component: int, params: Mapping[str, Any]) -> Array:
         """Unknowns of a component with one value more at each end of its own axis."""
         pair = self.sides[component]
         if pair is None:
-            low, high = cut(u, component, -1, None), cut(u, component, 0, 1)
-            return jnp.concatenate([low, u, high], component)
-        ends = (cut(u, component, 0, 1), cut(u, component, -1, None))
-        low, high = (
-            end if isinstance(side, Outflow) else self._filled(side, params, u, component)
-            for side, end in zip(pair, ends, strict=True)
-        )
-        return jnp.concatenate([low, u, high], component)
+            return extended(u, component, "wrap", "wrap")
+        low, high = ("even" if isinstance(side, Outflow) else "zero" for side in pair)
+        return self._at_ends(extended(u, component, low, high), component, component, params, 1.0)
 
     def beside(
         self, u: Array, component: int, axis: int, params: Mapping[str, Any], width: int = 1
@@ -268,29 +234,41 @@ class Box(eqx.Module):
         """A velocity component with `width` ghost cells beyond each side of another axis."""
         pair = self.sides[axis]
         if pair is None:
-            return periodically(u, axis, width)
-        ghosts = []
-        for side, place in zip(pair, (0, 1), strict=True):
-            edge = cut(u, axis, 0, width) if place == 0 else cut(u, axis, -width, None)
-            mirrored = jnp.flip(edge, axis)
-            if isinstance(side, (Wall, Inflow)):
-                value = side_velocity(side, params, component, axis, u.ndim)
-                mirrored = 2 * jnp.asarray(value, u.dtype) - mirrored
-            ghosts.append(mirrored)
-        return jnp.concatenate([ghosts[0], u, ghosts[1]], axis)
+            return extended(u, axis, "wrap", "wrap", width)
+        low, high = ("odd" if isinstance(side, (Wall, Inflow)) else "even" for side in pair)
+        wide = extended(u, axis, low, high, width)
+        return self._at_ends(wide, component, axis, params, 2.0, width)
+
+    def _at_ends(
+        self,
+        x: Array,
+        component: int,
+        axis: int,
+        params: Mapping[str, Any],
+        factor: float,
+        width: int = 1,
+    ) -> Array:
+        """x, with `factor` times the velocity that holds at the sides added to the ghosts."""
+        for side, place in zip(
+            self.sides[axis] or (), (slice(0, width), slice(-width, None)), strict=True
+        ):
+            value = side_velocity(side, params, component, axis, x.ndim)
+            if value is not None:
+                index = (slice(None),) * axis + (place,)
+                x = x.at[index].add(jnp.asarray(factor * value, x.dtype))
+        return x
 
     def cells(self, q: Array, axis: int) -> Array:
         """Values at the centres such that each unknown face lies between two: beyond an outflow
         goes a copy."""
+        return self._between(q, axis, "even")
+
+    def _between(self, q: Array, axis: int, beyond_outflow: Ghost) -> Array:
         pair = self.sides[axis]
         if pair is None:
-            return jnp.concatenate([q, cut(q, axis, 0, 1)], axis)
-        parts = [q]
-        if isinstance(pair[0], Outflow):
-            parts.insert(0, cut(q, axis, 0, 1))
-        if isinstance(pair[1], Outflow):
-            parts.append(cut(q, axis, -1, None))
-        return jnp.concatenate(parts, axis) if len(parts) > 1 else q
+            return extended(q, axis, None, "wrap")
+        low, high = (beyond_outflow if isinstance(side, Outflow) else None for side in pair)
+        return extended(q, axis, low, high)
 
     def to_faces(self, q: Array, axis: int) -> Array:
         """Values at the centres averaged to the unknown faces."""
@@ -304,18 +282,9 @@ class Box(eqx.Module):
         """∇p at the unknown faces, with p = 0 beyond an outflow: minus the transpose of the
         divergence, so that the projection is orthogonal."""
         return tuple(
-            difference(self._pressure_cells(p, axis), axis) / h
+            difference(self._between(p, axis, "zero"), axis) / h
             for axis, h in enumerate(self.grid.spacing)
         )
-
-    def _pressure_cells(self, p: Array, axis: int) -> Array:
-        pair = self.sides[axis]
-        if pair is None:
-            return jnp.concatenate([p, cut(p, axis, 0, 1)], axis)
-        zero = jnp.zeros_like(cut(p, axis, 0, 1))
-        low = [zero] if isinstance(pair[0], Outflow) else []
-        high = [zero] if isinstance(pair[1], Outflow) else []
-        return jnp.concatenate([*low, p, *high], axis) if low or high else p
 
     def divergence(self, velocity: Sequence[Array], params: Mapping[str, Any]) -> Array:
         """∇·u at the centres."""
@@ -330,11 +299,6 @@ class Box(eqx.Module):
         return jnp.stack(
             [average(self.faces(u, axis, params), axis) for axis, u in enumerate(velocity)]
         )
-
-
-def periodically(u: Array, axis: int, width: int) -> Array:
-    """A periodic field with `width` values more at each end of an axis."""
-    return jnp.concatenate([cut(u, axis, -width, None), u, cut(u, axis, 0, width)], axis)
 
 
 def flow_balance(box: Box, params: Mapping[str, Any]) -> float:

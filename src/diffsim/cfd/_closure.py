@@ -10,8 +10,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._boundary import Box, average, difference
+from ._boundary import Box
 from ._forcing import value_of
+from ._stencil import average, difference, extended
 
 
 class AbstractClosure(eqx.Module):
@@ -98,12 +99,8 @@ def stress_divergence(
 def _at_edges(box: Box, q: Array, a: int, b: int) -> Array:
     """A field at the centres averaged to all edges between axes a and b."""
     for axis in (a, b):
-        ends = (
-            q[(slice(None),) * axis + (slice(0, 1),)],
-            q[(slice(None),) * axis + (slice(-1, None),)],
-        )
-        low, high = ends[::-1] if box.sides[axis] is None else ends
-        q = average(jnp.concatenate([low, q, high], axis), axis)
+        kind = "wrap" if box.sides[axis] is None else "even"
+        q = average(extended(q, axis, kind, kind), axis)
     return q
 
 

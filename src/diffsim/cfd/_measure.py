@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ._boundary import Box, difference
+from ._boundary import Box
 from ._convection import laplacian
+from ._stencil import difference
 
 if TYPE_CHECKING:
     from ._incompressible import FlowState, IncompressibleFlow

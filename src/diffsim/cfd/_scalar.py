@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Array
 
 from .._errors import ConfigError
-from ._boundary import Box, cut, difference, periodically
-from ._convection import AbstractScheme, second_difference
+from ._boundary import Box
+from ._convection import AbstractScheme
 from ._forcing import value_of
 from ._grid import AXES
+from ._stencil import difference, extended, second_difference
 
 
 class Scalar(eqx.Module):
@@ -71,16 +72,15 @@ class Scalar(eqx.Module):
     ) -> Array:
         """With `width` ghost cells beyond both sides of an axis."""
         if box.sides[axis] is None:
-            return periodically(s, axis, width)
-        ghosts = []
-        for value, edge in zip(
-            self.pair(axis), (cut(s, axis, 0, width), cut(s, axis, -width, None)), strict=True
-        ):
-            mirrored = jnp.flip(edge, axis)
+            return extended(s, axis, "wrap", "wrap", width)
+        values = self.pair(axis)
+        low, high = ("even" if value is None else "odd" for value in values)
+        wide = extended(s, axis, low, high, width)
+        for value, place in zip(values, (slice(0, width), slice(-width, None)), strict=True):
             if value is not None:
-                mirrored = 2 * jnp.asarray(value_of(value, params), s.dtype) - mirrored
-            ghosts.append(mirrored)
-        return jnp.concatenate([ghosts[0], s, ghosts[1]], axis)
+                fixed = jnp.asarray(2 * value_of(value, params), s.dtype)
+                wide = wide.at[(slice(None),) * axis + (place,)].add(fixed)
+        return wide
 
     def convected(
         self,
@@ -94,7 +94,7 @@ class Scalar(eqx.Module):
         total = jnp.zeros_like(s)
         for axis, (speed, h) in enumerate(zip(faces, box.grid.spacing, strict=True)):
             wide = self.beside(box, s, axis, params, scheme.width)
-            total = total - difference(speed * scheme.at_faces(wide, axis, speed), axis) / h
+            total = total - difference(scheme.flux(wide, axis, speed), axis) / h
         return total
 
     def laplacian(self, box: Box, s: Array, params: Mapping[str, Any]) -> Array:
