@@ -30,6 +30,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 MENDED_VERSION = "0.2.1"
 TREE_FUNCTIONS = ("tree_flatten", "tree_leaves", "tree_map", "tree_structure", "tree_unflatten")
@@ -59,29 +60,21 @@ def repair() -> None:
         importlib.import_module(name)
     if sys.modules["jax_cfd"].__version__ != MENDED_VERSION:
         return
-    for name, module in list(sys.modules.items()):
-        if name.startswith("jax_cfd."):
-            _tree_functions(module)
-    if isinstance(base.boundaries.jnp, StandIn):
-        return  # mended before
-    for mend in (
-        _padding,
-        _projection,
-        _moving_walls,
-        _implicit_diffusion,
-        _taylor_green,
-        _stable_time_step,
-        _fft_solver,
-    ):
-        mend(base)
+    mended_before = isinstance(base.boundaries.jnp, StandIn)
+    _tree_functions(base)  # again where more of JAX-CFD was loaded since
+    if not mended_before:
+        for mend in REPAIRS[1:]:
+            mend(base)
 
 
-def _tree_functions(module: ModuleType) -> None:
+def _tree_functions(base: Any) -> None:
     """`jax.tree_map` and its siblings, removed in JAX 0.6: implicit diffusion, sums of forcings,
     Smagorinsky's closure, collocated grids and resizing use them."""
-    if getattr(module, "jax", None) is jax:
-        found = {name: getattr(jax.tree_util, name) for name in TREE_FUNCTIONS}
-        module.jax = StandIn(jax, **found)  # pyright: ignore[reportAttributeAccessIssue]
+    del base
+    found = {name: getattr(jax.tree_util, name) for name in TREE_FUNCTIONS}
+    for name, module in list(sys.modules.items()):
+        if name.startswith("jax_cfd.") and vars(module).get("jax") is jax:
+            vars(module)["jax"] = StandIn(jax, **found)
 
 
 def _padding(base: Any) -> None:
@@ -177,7 +170,7 @@ def _stable_time_step(base: Any) -> None:
         grid: Any,
         implicit_diffusion: bool = False,
     ) -> Any:
-        traced = any(isinstance(x, jax.core.Tracer) for x in (max_velocity, viscosity))
+        traced = any(isinstance(x, Tracer) for x in (max_velocity, viscosity))
         if implicit_diffusion or not traced:
             return refusing(max_velocity, max_courant_number, viscosity, grid, implicit_diffusion)
         dt = advection.stable_time_step(max_velocity, max_courant_number, grid)
@@ -201,3 +194,15 @@ def _fft_solver(base: Any) -> None:
         return lambda rhs: apply(rhs).real.astype(dtype)
 
     diagonalization._circulant_fft_transform = real_transform
+
+
+REPAIRS = (
+    _tree_functions,
+    _padding,
+    _projection,
+    _moving_walls,
+    _implicit_diffusion,
+    _taylor_green,
+    _stable_time_step,
+    _fft_solver,
+)

@@ -15,7 +15,7 @@ from .._errors import ConfigError
 from ._boundary import Box
 from ._grid import AXES
 
-Number = float | str  # a number, or the name of a parameter
+Number = Any  # a number, or the name of a parameter
 
 
 def value_of(value: Any, params: Mapping[str, Any]) -> Any:
@@ -58,7 +58,7 @@ class KolmogorovForcing(AbstractForcing):
     `along`, `across`: the axes of the force and of its variation.
     """
 
-    wavenumber: float = 4.0
+    wavenumber: float | int = 4
     amplitude: Number = 1.0
     along: int = eqx.field(static=True, default=0)
     across: int = eqx.field(static=True, default=1)
@@ -202,8 +202,8 @@ class Cylinder(eqx.Module):
     """
 
     centre: tuple[float, ...] = eqx.field(static=True, converter=tuple)
-    radius: float = eqx.field(static=True)
-    permeability: float = eqx.field(static=True, default=1e-3)
+    radius: float = eqx.field(static=True, converter=float)
+    permeability: float = eqx.field(static=True, default=1e-3, converter=float)
     velocity: tuple[float, ...] = eqx.field(static=True, default=(0.0, 0.0))
 
     def check(self, box: Box) -> None:

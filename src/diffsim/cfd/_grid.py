@@ -70,11 +70,11 @@ class Grid(eqx.Module):
     def volume(self) -> float:
         return math.prod(self.size)
 
-    def centres(self, axis: int) -> Float[np.ndarray, "n"]:
+    def centres(self, axis: int) -> Float[np.ndarray, "cells"]:
         """Centres of the cells along an axis."""
         return self.lower[axis] + (np.arange(self.shape[axis]) + 0.5) * self.spacing[axis]
 
-    def faces(self, axis: int) -> Float[np.ndarray, "n+1"]:
+    def faces(self, axis: int) -> Float[np.ndarray, "faces"]:
         """Faces of the cells along an axis, both ends included."""
         return self.lower[axis] + np.arange(self.shape[axis] + 1) * self.spacing[axis]
 

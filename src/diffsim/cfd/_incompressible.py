@@ -256,9 +256,10 @@ class IncompressibleFlow(AbstractSimulation):
         return self.diffusion == "implicit" and not self.box.periodic
 
     def project(
-        self, velocity: Sequence[Array], params: Mapping[str, Any]
+        self, velocity: Sequence[Any], params: Mapping[str, Any]
     ) -> tuple[tuple[Array, ...], Array]:
         """u - ∇φ with ∇²φ = ∇·u, and φ."""
+        velocity = tuple(map(jnp.asarray, velocity))
         phi = self._poisson(self.box.divergence(velocity, params))
         gradient = self.box.gradient(phi)
         return tuple(u - g for u, g in zip(velocity, gradient, strict=True)), phi

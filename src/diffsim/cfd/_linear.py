@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
@@ -51,7 +52,7 @@ _linear = Primitive("linear_map")
 
 @_linear.def_impl
 def _applied(x: Any, *, map: AbstractLinear) -> Any:
-    return jax.jit(map.apply)(x)
+    return map.apply(x)
 
 
 @_linear.def_abstract_eval
@@ -68,7 +69,7 @@ def _transpose(cotangent: Any, x: Any, *, map: AbstractLinear) -> Sequence[Any]:
 
 def _batch(args: Sequence[Any], axes: Sequence[int], *, map: AbstractLinear) -> tuple[Any, int]:
     (x,), (axis,) = args, axes
-    return _linear.bind(batching.moveaxis(x, axis, 0), map=_Batched(map)), 0
+    return _linear.bind(jnp.moveaxis(x, axis, 0), map=_Batched(map)), 0
 
 
 ad.deflinear2(_linear, _transpose)
