@@ -1,3 +1,4 @@
+from . import cfd as cfd
 from . import md as md
 from . import ode as ode
 from ._adjoint import Backsolve as Backsolve
@@ -13,6 +14,7 @@ from ._errors import SimulationError as SimulationError
 from ._experiment import AdjointStudy as AdjointStudy
 from ._experiment import DriftStudy as DriftStudy
 from ._experiment import Experiment as Experiment
+from ._experiment import FrequencyStudy as FrequencyStudy
 from ._experiment import LearnedTermStudy as LearnedTermStudy
 from ._experiment import LeastSquaresFit as LeastSquaresFit
 from ._experiment import OptaxFit as OptaxFit
@@ -21,6 +23,7 @@ from ._experiment import PosteriorFit as PosteriorFit
 from ._experiment import RatioStudy as RatioStudy
 from ._experiment import ShootingStudy as ShootingStudy
 from ._experiment import StepSizeStudy as StepSizeStudy
+from ._experiment import ValuesStudy as ValuesStudy
 from ._fit import NUTS as NUTS
 from ._fit import SVI as SVI
 from ._fit import CurveFit as CurveFit

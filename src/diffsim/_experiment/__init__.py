@@ -12,3 +12,5 @@ from ._session import Session as Session
 from ._shooting_study import ShootingStudy as ShootingStudy
 from ._studies import AdjointStudy as AdjointStudy
 from ._studies import StepSizeStudy as StepSizeStudy
+from ._values_studies import FrequencyStudy as FrequencyStudy
+from ._values_studies import ValuesStudy as ValuesStudy

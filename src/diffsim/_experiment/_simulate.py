@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._experiment import Experiment
 
 PARTICLES = ("positions", "velocities")
+SHOWN = ("total_energy", "temperature", "pressure", "kinetic_energy", "dissipation", "cfl")
 
 
 def simulate(experiment: Experiment, session: Session) -> dict[str, Any]:
@@ -237,8 +238,8 @@ def _write(
 
 def _shown(chunk: Chunk) -> dict[str, float]:
     seen = chunk.seen["observables"]
-    shown = [n for n in ("total_energy", "temperature", "pressure") if n in seen]
-    return {name: float(np.mean(seen[name][:, -1])) for name in shown}
+    shown = [n for n in SHOWN if n in seen and seen[n].ndim == 2]  # (conditions, saves)
+    return {name: float(np.mean(seen[name][:, -1])) for name in shown[:3]}
 
 
 def _log(session: Session, chunk: Chunk, steps: int, seconds: float) -> None:

@@ -11,6 +11,9 @@ from ._convection import AbstractScheme as AbstractScheme
 from ._convection import Central as Central
 from ._convection import Upwind as Upwind
 from ._convection import VanLeer as VanLeer
+from ._fields import random_velocity as random_velocity
+from ._fields import taylor_green as taylor_green
+from ._fields import uniform as uniform
 from ._forcing import AbstractForcing as AbstractForcing
 from ._forcing import Acceleration as Acceleration
 from ._forcing import BodyForce as BodyForce

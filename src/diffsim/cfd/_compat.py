@@ -12,6 +12,8 @@ the fault without the repair, and fails once it is fixed upstream.
 - jax-cfd#230: the exact Taylor-Green vortex decays at the rate of kx = ky = 1 whatever its
   wavenumbers: `_taylor_green`.
 - `dynamic_time_step` fails under jit (not reported): `_stable_time_step`.
+- Conjugate gradients fail in jit for float32 fields where 64-bit types are on (not reported):
+  `_conjugate_gradients`.
 - JAX is about to refuse a cast from complex to real numbers, which the solver by `fft` makes
   (mended and not released): `_fft_solver`.
 
@@ -30,6 +32,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.sparse.linalg
 from jax.core import Tracer
 
 MENDED_VERSION = "0.2.1"
@@ -48,7 +51,7 @@ class StandIn(ModuleType):
         return getattr(self.stands_for, name)
 
 
-def repair() -> None:
+def repair_jax_cfd() -> None:
     """Mend JAX-CFD 0.2.1 in place, as this module's docstring lists; other versions stay as they
     are.
 
@@ -181,6 +184,21 @@ def _stable_time_step(base: Any) -> None:
     equations.stable_time_step = stable_time_step
 
 
+def _conjugate_gradients(base: Any) -> None:
+    """The first guess of the pressure, nought, in the velocity's precision: JAX-CFD makes it in
+    that of JAX, and JAX makes of the two a program that does not compile."""
+
+    def cg(operator: Any, b: Any, x0: Any = None, **options: Any) -> Any:
+        if x0 is not None:
+            x0 = jax.tree.map(lambda x, like: x.astype(like.dtype), x0, b)
+        return jax.scipy.sparse.linalg.cg(operator, b, x0=x0, **options)
+
+    linalg = StandIn(jax.scipy.sparse.linalg, cg=cg)
+    scipy = StandIn(jax.scipy, sparse=StandIn(jax.scipy.sparse, linalg=linalg))
+    for module in (base.pressure, sys.modules["jax_cfd.collocated.pressure"]):
+        module.jax = StandIn(module.jax, scipy=scipy)
+
+
 def _fft_solver(base: Any) -> None:
     """The real part of the inverse transform, taken in so many words."""
     diagonalization = base.fast_diagonalization
@@ -204,5 +222,6 @@ REPAIRS = (
     _implicit_diffusion,
     _taylor_green,
     _stable_time_step,
+    _conjugate_gradients,
     _fft_solver,
 )

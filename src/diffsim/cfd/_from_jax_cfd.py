@@ -14,7 +14,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
 from .._simulation import RESULTS, AbstractSimulation
-from ._compat import repair
+from ._compat import repair_jax_cfd
 
 Velocity = tuple[Any, ...]  # of JAX-CFD's GridVariables, one an axis
 
@@ -63,7 +63,7 @@ def from_jax_cfd(
     **Raises** `ConfigError`, before the run is traced, for a velocity that does not lie on the grid
     and a step that does not return what it got.
     """
-    repair()
+    repair_jax_cfd()
     if not isinstance(grid, _jax_cfd().grids.Grid):
         raise ConfigError(
             "must be JAX-CFD's own", key="grid", value=grid, allowed="jax_cfd.base.grids.Grid"

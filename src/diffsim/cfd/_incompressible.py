@@ -68,9 +68,10 @@ class IncompressibleFlow(AbstractSimulation):
     `velocity_shapes` tells (default: at rest), made free of divergence; `scalars`, by name.
 
     Observables: `velocity` and `pressure` at the centres, `vorticity` (2D, at the corners),
-    `kinetic_energy`, `enstrophy`, `dissipation`, `injection`, `energy_residual` (means over the
-    volume), `momentum` (mean velocity), `divergence` (h max|∇·u|/max|u|), `cfl`, of periodic boxes
-    `spectrum`, of a body `drag` and `lift`, of each scalar its field and `<name>_mean`.
+    `centreline_u` and `centreline_v` (2D, along the middle of the other axis), `kinetic_energy`,
+    `enstrophy`, `dissipation`, `injection`, `energy_residual` (means over the volume), `momentum`
+    (mean velocity), `divergence` (h max|∇·u|/max|u|), `cfl`, of periodic boxes `spectrum`, of a
+    body `drag` and `lift`, of each scalar its field and `<name>_mean`.
     """
 
     box: Box

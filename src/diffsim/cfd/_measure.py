@@ -37,6 +37,7 @@ def measured(
     seen |= _budget(flow, params, state)
     if box.grid.ndim == 2:
         seen["vorticity"] = vorticity(box, velocity, params)[0, 1]
+        seen |= centre_lines(box, velocity, params)
     if box.periodic and len(set(box.grid.size)) == 1:
         seen["spectrum"] = spectrum(velocity)
     if flow.body is not None:
@@ -93,6 +94,18 @@ def enstrophy(box: Box, velocity: Sequence[Array], params: Mapping[str, Any]) ->
                 square = square * jnp.asarray(weights.reshape(shape), square.dtype)
         total = total + jnp.sum(square)
     return 0.5 * total * box.grid.cell_volume / box.grid.volume
+
+
+def centre_lines(
+    box: Box, velocity: Sequence[Array], params: Mapping[str, Any]
+) -> dict[str, Array]:
+    """u along the line in the middle of x, v along that in the middle of y."""
+    lines = {}
+    for axis, (name, u) in enumerate(zip(("u", "v"), velocity, strict=True)):
+        faces, n = box.faces(u, axis, params), box.grid.shape[axis]
+        middle = (slice(None),) * axis + (slice(n // 2, n // 2 + 1 + n % 2),)
+        lines[f"centreline_{name}"] = jnp.mean(faces[middle], axis)
+    return lines
 
 
 def _budget(

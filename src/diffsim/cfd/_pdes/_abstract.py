@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..._errors import ConfigError
-from ..._simulation import AbstractSimulation
+from ..._simulation import RESULTS, AbstractSimulation
 from .._exponential import AbstractStepper
 from .._grid import Grid
 from .._spectral_modes import MirroredModes, PeriodicModes
@@ -135,6 +135,10 @@ class AbstractPDE(AbstractSimulation):
         linear = (self.linear(params, state.time.dtype),)
         (spectrum,) = self.method(linear, nonlinear, first, u, state.time, dt)
         return PDEState(spectrum, state.time + dt)
+
+    def status(self, state: PDEState) -> RESULTS:
+        finite = jnp.isfinite(jnp.sum(state.spectrum))
+        return RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite)
 
     def observe(self, params: Mapping[str, Any], state: PDEState) -> dict[str, Array]:
         del params
