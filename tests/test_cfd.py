@@ -138,6 +138,8 @@ def test_lid_driven_cavity(n, within):
     assert u.min() == pytest.approx(-0.2140424, rel=within)
     assert v.max() == pytest.approx(0.1795728, rel=within)
     assert v.min() == pytest.approx(-0.2538030, rel=within)
+    seen = sol.observables
+    assert seen["injection"][-1] == pytest.approx(float(seen["dissipation"][-1]), rel=1e-3)
     along = np.interp(GHIA_Y, flow.grid.centres(1), u)
     np.testing.assert_allclose(along, GHIA_U, atol=0.005 if n == 128 else 0.02)
 

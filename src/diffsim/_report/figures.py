@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .figures_fit import adjoints, loss, parameters, parity
+from .figures_flow import spectrum, vorticity
 from .figures_physics import convergence, drift, energy, observables, rdf
 from .figures_posterior import pairs, phase, series, traces
 from .run_data import RunData
@@ -34,6 +35,8 @@ FIGURES = (
     FigureOf("loss", "Loss", loss),
     FigureOf("parameters", "Parameters", parameters),
     FigureOf("observables", "Observables", observables, wide=True),
+    FigureOf("vorticity", "Vorticity", vorticity, wide=True),
+    FigureOf("spectrum", "Energy by wave number", spectrum),
     FigureOf("rdf", "Radial distribution function", rdf),
     FigureOf("energy", "Total energy", energy),
     FigureOf("drift", "Invariants over time", drift, wide=True),

@@ -11,6 +11,7 @@ from ._convection import AbstractScheme as AbstractScheme
 from ._convection import Central as Central
 from ._convection import Upwind as Upwind
 from ._convection import VanLeer as VanLeer
+from ._fields import RandomPotential as RandomPotential
 from ._fields import random_velocity as random_velocity
 from ._fields import taylor_green as taylor_green
 from ._fields import uniform as uniform
@@ -26,4 +27,5 @@ from ._grid import Grid as Grid
 from ._incompressible import FlowState as FlowState
 from ._incompressible import IncompressibleFlow as IncompressibleFlow
 from ._measure import vorticity_correlation as vorticity_correlation
+from ._probes import Probes as Probes
 from ._scalar import Scalar as Scalar

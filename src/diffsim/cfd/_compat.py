@@ -196,7 +196,7 @@ def _conjugate_gradients(base: Any) -> None:
     linalg = StandIn(jax.scipy.sparse.linalg, cg=cg)
     scipy = StandIn(jax.scipy, sparse=StandIn(jax.scipy.sparse, linalg=linalg))
     for module in (base.pressure, sys.modules["jax_cfd.collocated.pressure"]):
-        module.jax = StandIn(module.jax, scipy=scipy)
+        vars(module)["jax"] = StandIn(module.jax, scipy=scipy)
 
 
 def _fft_solver(base: Any) -> None:

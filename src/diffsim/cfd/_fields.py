@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._errors import ConfigError
+from ._grid import Grid
 from ._incompressible import IncompressibleFlow
 
 Fields = tuple[np.ndarray, ...]
@@ -54,54 +55,82 @@ def random_velocity(
 ) -> Fields:
     """Random fields whose energy E(k) ∝ k⁴ exp(-2 (k/k₀)²) peaks at k₀, in a periodic box.
 
-    Free of divergence on the grid, and scaled to `max_velocity`; the same field, sampled finer, on
-    a finer grid. k is in units of 2π/L. A condition a seed: shapes (seeds, *unknowns).
+    u is the curl of a random potential, differenced on the grid, so that it is free of divergence
+    there: the averages over the faces of one smooth field, whatever the grid, whose largest
+    component is `max_velocity`. k is in units of 2π/L. Shapes: (seeds, *unknowns).
     """
+    grid = flow.grid
     if not flow.box.periodic:
         raise ConfigError("random_velocity needs a periodic box", key="conditions")
-    if not 0 < peak_wavenumber < min(flow.grid.shape) / 4:
+    if not 0 < peak_wavenumber < min(grid.shape) / 6:
         raise ConfigError(
-            "must be positive and under a quarter of the cells along an axis",
+            "must be positive and under a sixth of the cells along an axis",
             key="peak_wavenumber",
             value=peak_wavenumber,
         )
-    samples = [_random(flow, peak_wavenumber, max_velocity, seed) for seed in seeds]
+    samples = [_curl(grid, RandomPotential(grid, peak_wavenumber, max_velocity, s)) for s in seeds]
     return tuple(np.stack(parts) for parts in zip(*samples, strict=True))
 
 
-def _random(flow: IncompressibleFlow, peak: float, fastest: float, seed: int) -> list[np.ndarray]:
-    shape, ndim = flow.grid.shape, flow.grid.ndim
-    most = int(np.ceil(3 * peak))
-    rng = np.random.default_rng(seed)
-    axes = [np.arange(-most, most + 1)] * ndim
-    waves = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(ndim, -1)
-    size = np.sqrt(np.sum(waves**2, axis=0))
-    keep = (size > 0) & (size <= most)
-    waves, size = waves[:, keep], size[keep]
-    weight = size ** (2 - (ndim - 1) / 2) * np.exp(-((size / peak) ** 2))
+def _curl(grid: Grid, potential: RandomPotential) -> list[np.ndarray]:
+    """u_a = Σ_b ∂_b A_ab at the faces, A antisymmetric, given at the edges between a and b."""
     fields = []
-    for component in range(ndim):
-        # drawn wave by wave, so that a finer grid has the same field
-        drawn = weight * (rng.standard_normal(size.size) + 1j * rng.standard_normal(size.size))
-        x = flow.box.coordinates(component)
-        total = np.zeros(shape, complex)
-        total[tuple(waves % np.array(shape)[:, None])] += drawn
-        shift = [a.min() for a in x]
-        phase = np.exp(
-            2j
-            * np.pi
-            * sum(
-                k * s / length
-                for k, s, length in zip(
-                    np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in shape), indexing="ij"),
-                    [s - low for s, low in zip(shift, flow.grid.lower, strict=True)],
-                    flow.grid.size,
-                    strict=True,
-                )
-            )
-        )
-        fields.append(np.real(np.fft.ifftn(total * phase)) * np.prod(shape))
-    projected: Any = flow.project(fields, {})[0]
-    projected = [np.asarray(u) for u in projected]
-    scale = fastest / max(float(np.max(np.abs(u))) for u in projected)
-    return [scale * u for u in projected]
+    for a in range(grid.ndim):
+        total = np.zeros(grid.shape)
+        for b in range(grid.ndim):
+            if b != a:
+                # an edge is at a face of both axes, and at the centre of the third
+                offset = tuple(1.0 if axis in (a, b) else 0.5 for axis in range(grid.ndim))
+                at_edges = potential.sampled(a, b, grid.shape, offset)
+                total += (at_edges - np.roll(at_edges, 1, b)) / grid.spacing[b]
+        fields.append(total)
+    return fields
+
+
+class RandomPotential:
+    """A_ab(x) = Re Σ_k c_k exp(i k·x) for each pair of axes a < b: a smooth random field, known
+    everywhere by its few coefficients."""
+
+    def __init__(self, grid: Grid, peak: float, fastest: float, seed: int):
+        self.grid, most = grid, int(np.ceil(2.5 * peak))
+        rng = np.random.default_rng(seed)
+        axes = [np.arange(-most, most + 1)] * grid.ndim
+        waves = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(grid.ndim, -1)
+        size = np.sqrt(np.sum(waves**2, axis=0))
+        self.waves = waves[:, (size > 0) & (size <= most)]
+        k = np.sqrt(np.sum(self.waves**2, axis=0))
+        # |u_k|² ~ k² |A_k|², of which a shell has k^(d - 1)
+        weight = k ** (1 - (grid.ndim - 1) / 2) * np.exp(-((k / peak) ** 2))
+        pairs = [(a, b) for a in range(grid.ndim) for b in range(a + 1, grid.ndim)]
+        draws = rng.standard_normal((len(pairs), 2, k.size))
+        self.coefficients = {
+            pair: weight * (d[0] + 1j * d[1]) for pair, d in zip(pairs, draws, strict=True)
+        }
+        fine = (8 * most,) * grid.ndim
+        speed = max(float(np.max(np.abs(self.velocity(a, fine)))) for a in range(grid.ndim))
+        self.coefficients = {p: fastest / speed * c for p, c in self.coefficients.items()}
+
+    def _at(self, coefficients: np.ndarray, shape: Sequence[int], offset: Any) -> np.ndarray:
+        """Re Σ c exp(i k·x) at x = (index + offset) L/n."""
+        total = np.zeros(tuple(shape), complex)
+        shift = sum(k * o / n for k, o, n in zip(self.waves, offset, shape, strict=True))
+        index = tuple(k % n for k, n in zip(self.waves, shape, strict=True))
+        np.add.at(total, index, coefficients * np.exp(2j * np.pi * shift))
+        return np.real(np.fft.ifftn(total)) * np.prod(shape)
+
+    def sampled(self, a: int, b: int, shape: Sequence[int], offset: Any) -> np.ndarray:
+        """A_ab, antisymmetric."""
+        if a > b:
+            return -self.sampled(b, a, shape, offset)
+        return self._at(self.coefficients[a, b], shape, offset)
+
+    def velocity(self, a: int, shape: Sequence[int], offset: Any = None) -> np.ndarray:
+        """u_a itself at the points x = (index + offset) L/n of a grid."""
+        offset = (0.0,) * self.grid.ndim if offset is None else offset
+        total = np.zeros(tuple(shape))
+        for b in range(self.grid.ndim):
+            if b != a:
+                pair, sign = ((a, b), 1.0) if a < b else ((b, a), -1.0)
+                slope = 2j * np.pi * self.waves[b] / self.grid.size[b]
+                total += sign * self._at(slope * self.coefficients[pair], shape, offset)
+        return total

@@ -158,7 +158,8 @@ class JaxCfdFlow(AbstractSimulation):
 
     def _check_effect(self, params: PyTree) -> None:
         """Parameters that nothing reads would be fitted in vain."""
-        if self.parametric or self.initial or self.observe_fn or not jax.tree.leaves(params):
+        readers = self.initial, self.observe_fn
+        if self.parametric or readers != (None, None) or not jax.tree.leaves(params):
             return
         raise ConfigError(
             "the step takes no parameters",
@@ -203,7 +204,7 @@ def _check_hashable(bc: Any, key: str) -> None:
 def _on_grid(velocity: Any, grid: Any, conditions: tuple[Any, ...]) -> Velocity:
     """The velocity as GridVariables that lie on the grid, where JAX-CFD's steps take it."""
     if not isinstance(velocity, (tuple, list)):
-        velocity = tuple(jnp.atleast_1d(velocity))
+        velocity = tuple(velocity) if np.ndim(velocity) > 1 else (velocity,)
     if len(velocity) != grid.ndim:
         raise ConfigError(
             f"has {len(velocity)} components on a grid with {grid.ndim} axes", key="velocity"

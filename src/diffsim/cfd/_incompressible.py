@@ -21,6 +21,7 @@ from ._convection import AbstractScheme, convection, laplacian, scheme_of
 from ._forcing import AbstractForcing, Cylinder, value_of
 from ._grid import Grid
 from ._measure import measured
+from ._probes import Probes
 from ._scalar import Scalar
 from ._spectra import (
     diagonally,
@@ -83,6 +84,7 @@ class IncompressibleFlow(AbstractSimulation):
     scalars: tuple[Scalar, ...]
     body: Cylinder | None
     closure: AbstractClosure | None
+    extra: tuple[Probes, ...]
     cfl_limit: float = eqx.field(static=True)
     max_substeps: int = eqx.field(static=True)
 
@@ -99,6 +101,7 @@ class IncompressibleFlow(AbstractSimulation):
         scalars: Scalar | Sequence[Scalar] = (),
         body: Cylinder | None = None,
         closure: AbstractClosure | None = None,
+        extra: Probes | Sequence[Probes] = (),
         cfl_limit: float = 1.0,
         max_substeps: int = 1,
     ):
@@ -107,6 +110,7 @@ class IncompressibleFlow(AbstractSimulation):
         self.diffusion, self.closure, self.body = diffusion, closure, body
         self.forcing = (forcing,) if isinstance(forcing, AbstractForcing) else tuple(forcing)
         self.scalars = (scalars,) if isinstance(scalars, Scalar) else tuple(scalars)
+        self.extra = (extra,) if isinstance(extra, Probes) else tuple(extra)
         self.cfl_limit, self.max_substeps = float(cfl_limit), max_substeps
 
     def __check_init__(self):
@@ -129,8 +133,8 @@ class IncompressibleFlow(AbstractSimulation):
             raise ConfigError("two scalars have one name", key="scalars", value=names)
         for piece in self.forcing:
             piece.check(self.box, names)
-        for scalar in self.scalars:
-            scalar.check(self.box)
+        for part in (*self.scalars, *self.extra):
+            part.check(self.box)
         if self.body is not None:
             self.body.check(self.box)
         if self.closure is not None:

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from ._boundary import Box
 from ._convection import laplacian
-from ._stencil import difference
+from ._stencil import difference, second_difference
 
 if TYPE_CHECKING:
     from ._incompressible import FlowState, IncompressibleFlow
@@ -32,7 +32,6 @@ def measured(
         "divergence": relative_divergence(box, velocity, params),
         "cfl": flow.cfl(params, state),
         "enstrophy": enstrophy(box, velocity, params),
-        "time": state.time,
     }
     seen |= _budget(flow, params, state)
     if box.grid.ndim == 2:
@@ -41,7 +40,8 @@ def measured(
     if box.periodic and len(set(box.grid.size)) == 1:
         seen["spectrum"] = spectrum(velocity)
     if flow.body is not None:
-        seen |= _forces(flow, velocity)
+        seen |= _forces(flow, params, state)
+    seen |= {piece.name: piece(box, velocity, params) for piece in flow.extra}
     for name, s in state.scalars.items():
         seen |= {name: s, f"{name}_mean": jnp.mean(s)}
     return seen
@@ -116,8 +116,9 @@ def _budget(
     fields = (velocity, state.scalars)
     total, _ = flow.tendency(params, fields, state.time)
     smoothing = laplacian(box, velocity, params)
-    dissipation = -params["viscosity"] * mean_product(box, velocity, smoothing)
-    injection = jnp.zeros_like(dissipation)
+    lost = -params["viscosity"] * mean_product(box, velocity, smoothing)
+    injection = params["viscosity"] * _work_of_sides(box, velocity, params)
+    dissipation = lost + injection
     for piece in flow.forcing:
         force = piece(box, params, velocity, state.scalars, state.time)
         force = [
@@ -137,6 +138,24 @@ def _budget(
         "injection": injection,
         "energy_residual": rate - injection + dissipation,
     }
+
+
+def _work_of_sides(box: Box, velocity: Sequence[Array], params: Mapping[str, Any]) -> Array:
+    """What moving sides do to the fluid, over ν: <|∇u|²> + <u·∇²u>. Zero where all are at rest."""
+    total = jnp.zeros((), velocity[0].dtype)
+    for component, u in enumerate(velocity):
+        for axis, h in enumerate(box.grid.spacing):
+            if box.sides[axis] is None:
+                continue
+            zero = jnp.zeros_like(u)
+            own = axis == component
+            wide = (
+                box.around(zero, axis, params) if own else box.beside(zero, component, axis, params)
+            )
+            # U/h² next to a side where u is given at a face, 2U/h² where it is half a cell away
+            edge = second_difference(wide, axis) / h**2
+            total = total + jnp.sum(edge * (edge * (h**2 if own else h**2 / 2) - u))
+    return total * box.grid.cell_volume / box.grid.volume
 
 
 def _inner(box: Box, tendency: Sequence[Array]) -> Array:
@@ -165,16 +184,20 @@ def spectrum(velocity: Sequence[Array]) -> Array:
     return jnp.zeros(shell.max() + 1, velocity[0].dtype).at[shell.ravel()].add(energy.ravel())
 
 
-def _forces(flow: IncompressibleFlow, velocity: Sequence[Array]) -> dict[str, Array]:
-    """What the fluid exerts on the body: ∫ χ (u - U)/η dV, per unit length in 2D."""
-    body, box = flow.body, flow.box
+def _forces(
+    flow: IncompressibleFlow, params: Mapping[str, Any], state: FlowState
+) -> dict[str, Array]:
+    """What the fluid exerts on the body: the momentum that penalisation takes in a step, per unit
+    of time (and in 2D of length)."""
+    body, box, dt = flow.body, flow.box, flow.dt
     assert body is not None
+    slopes, _ = flow.tendency(params, (state.velocity, state.scalars), state.time)
     forces = []
     for component in (0, 1):
-        u = velocity[component]
-        mask = jnp.asarray(body.mask(box, component), u.dtype)
-        slip = jnp.sum(mask * (u - body.target(component)))
-        forces.append(slip * (box.grid.cell_volume / body.permeability))
+        moved = state.velocity[component] + dt * slopes[component]
+        pull = dt / body.permeability * jnp.asarray(body.mask(box, component), moved.dtype)
+        taken = jnp.sum(pull / (1 + pull) * (moved - body.target(component)))
+        forces.append(taken * (box.grid.cell_volume / dt))
     return {"drag": forces[0], "lift": forces[1]}
 
 

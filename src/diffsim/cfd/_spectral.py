@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +25,7 @@ from ._spectral_conditions import check_conditions, fastest
 from ._spectral_equations import AbstractEquation, equation_of, total
 from ._spectral_forcing import added, completed, drag_of, steady_force, varying_force
 from ._spectral_measure import measured
-from ._spectral_modes import PeriodicModes
+from ._spectral_modes import PeriodicModes, floating, rotated
 
 
 class SpectralState(eqx.Module):
@@ -101,6 +103,26 @@ class SpectralFlow(AbstractSimulation):
     def grid(self) -> Grid:
         return self.modes.grid
 
+    @property
+    def box(self) -> PeriodicModes:
+        """The points, as initial fields and forcing ask for them."""
+        return self.modes
+
+    def velocity_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of each component."""
+        return (self.grid.shape,) * self.grid.ndim
+
+    def project(self, velocity: Any, params: Mapping[str, Any]) -> tuple[tuple[Array, ...], Array]:
+        """u - ∇φ with ∇²φ = ∇·u, and φ, of what the modes can show."""
+        del params
+        spectra = [self.modes.modes(floating(jnp.asarray(u))) for u in velocity]
+        waves = self.modes.wavenumbers()
+        parts = [rotated(k, u) for k, u in zip(waves, spectra, strict=True)]
+        divergence = functools.reduce(operator.add, parts)
+        phi = -divergence * jnp.asarray(self.modes.inverse_squared(), divergence.dtype)
+        kept = [u - rotated(k, phi) for k, u in zip(waves, spectra, strict=True)]
+        return tuple(map(self.modes.points, kept)), self.modes.points(phi)
+
     def points(self) -> tuple[np.ndarray, ...]:
         """Where fields are given and observed: xᵢ = lower + i h, an array an axis."""
         return self.modes.coordinates()
@@ -119,7 +141,7 @@ class SpectralFlow(AbstractSimulation):
         named = [name for piece in self.forcing for name in piece.parameters()]
         return tuple(dict.fromkeys(("viscosity", *named)))
 
-    def check(
+    def check(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         params: Mapping[str, Any],
         *,
@@ -162,16 +184,15 @@ class SpectralFlow(AbstractSimulation):
         if not any(isinstance(x, Tracer) for x in jax.tree.leaves((params, given))):
             self.check(params, **given)
         fields = self._start(velocity, vorticity, mean_velocity)
-        spectrum, mean = (*fields, None)[:2]
         cfl = jax.lax.stop_gradient(self.cfl(self.at_points(fields)))
-        return SpectralState(spectrum, mean, cfl, jnp.zeros((), spectrum.dtype))
+        return _state(fields, cfl, jnp.zeros((), cfl.dtype))
 
     def _start(self, velocity: Any, vorticity: Any, mean_velocity: Any) -> Fields:
         if vorticity is None:
             zero = jnp.zeros((self.grid.ndim, *self.grid.shape))
-            u = zero if velocity is None else _floating(jnp.stack(list(velocity)))
-            return self.equation.unknowns([self.modes.modes(component) for component in u])
-        w = _floating(jnp.asarray(vorticity))
+            given = zero if velocity is None else floating(jnp.stack(list(velocity)))
+            return self.equation.unknowns([self.modes.modes(u) for u in given])
+        w = floating(jnp.asarray(vorticity))
         mean = jnp.zeros(2) if mean_velocity is None else jnp.asarray(mean_velocity)
         spectrum = self.modes.modes(w - jnp.mean(w))
         return spectrum, jnp.broadcast_to(mean.astype(w.dtype), (2,))
@@ -217,8 +238,7 @@ class SpectralFlow(AbstractSimulation):
             dt,
         )
         cfl = jax.lax.stop_gradient(self.cfl(velocity))
-        spectrum, mean = (*fields, None)[:2]
-        return SpectralState(spectrum, mean, cfl, state.time + dt)
+        return _state(fields, cfl, state.time + dt)
 
     def cfl(self, velocity: Sequence[Array]) -> Array:
         """Σᵢ max|uᵢ| dt/hᵢ."""
@@ -237,5 +257,5 @@ class SpectralFlow(AbstractSimulation):
         return measured(self, params, state)
 
 
-def _floating(field: Array) -> Array:
-    return field if jnp.issubdtype(field.dtype, jnp.floating) else field.astype(float)
+def _state(fields: Fields, cfl: Array, time: Array) -> SpectralState:
+    return SpectralState(fields[0], fields[1] if len(fields) > 1 else None, cfl, time)

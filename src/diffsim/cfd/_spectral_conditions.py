@@ -15,6 +15,7 @@ def check_conditions(grid: Grid, velocity: Any, vorticity: Any, mean_velocity: A
     """Refuse fields of the wrong shape, infinite or contradictory; they may carry batch axes."""
     if vorticity is not None and grid.ndim != 2:
         raise ConfigError("is a condition in 2D alone", key="vorticity", allowed="velocity")
+    velocity = stacked(grid, velocity)
     if velocity is not None and not (vorticity is None and mean_velocity is None):
         raise ConfigError("give velocity, or vorticity and mean_velocity", key="velocity")
     if mean_velocity is not None and vorticity is None:
@@ -31,6 +32,19 @@ def check_conditions(grid: Grid, velocity: Any, vorticity: Any, mean_velocity: A
             raise ConfigError("must be finite", key=key)
     if vorticity is not None:
         _check_mean(np.asarray(vorticity, float))
+
+
+def stacked(grid: Grid, velocity: Any) -> np.ndarray | None:
+    """Components along the axis before those of the grid, behind a batch where there is one."""
+    if velocity is None or not isinstance(velocity, (tuple, list)):
+        return None if velocity is None else np.asarray(velocity)
+    parts = [np.asarray(u) for u in velocity]
+    for component, u in enumerate(parts):
+        if u.shape[-grid.ndim :] != grid.shape:
+            raise ConfigError(
+                f"component {component} needs shape {grid.shape}", key="velocity", value=u.shape
+            )
+    return np.stack(parts, axis=-grid.ndim - 1)
 
 
 def _check_mean(vorticity: np.ndarray) -> None:
@@ -50,6 +64,7 @@ def fastest(grid: Grid, velocity: Any, vorticity: Any, mean_velocity: Any) -> li
     if vorticity is not None:
         mean = np.zeros(2) if mean_velocity is None else np.asarray(mean_velocity, float)
         velocity = _from_vorticity(grid, np.asarray(vorticity, float)) + mean[..., None, None]
+    velocity = stacked(grid, velocity)
     if velocity is None:
         return [0.0] * grid.ndim
     components = np.moveaxis(np.asarray(velocity, float), -grid.ndim - 1, 0)

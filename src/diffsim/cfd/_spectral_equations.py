@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -139,4 +141,4 @@ def equation_of(modes: PeriodicModes) -> AbstractEquation:
 
 def total(*parts: Any) -> Fields:
     """The sum of changes, field by field."""
-    return tuple(sum(field[1:], field[0]) for field in zip(*parts, strict=True))
+    return tuple(functools.reduce(operator.add, field) for field in zip(*parts, strict=True))

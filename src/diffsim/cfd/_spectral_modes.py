@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
@@ -14,6 +15,7 @@ from jaxtyping import Array
 
 from .._errors import ConfigError
 from ._grid import Grid
+from ._linear import AbstractLinear
 
 # the modes kept, as a share of the wave numbers below N: N/3 keeps a product of two fields free of
 # aliases, N/4 one of three
@@ -21,6 +23,63 @@ DEALIAS = {"2/3": 3, "1/2": 4, "none": 2}
 
 
 SIDES = ("periodic", "insulated", "fixed")
+
+
+@dataclass(frozen=True)
+class ToPoints(AbstractLinear):
+    """P: from modes to points. `adjoint`: Mᵀ = n P/w in its place, n the number of points and w
+    how often a mode counts: twice, for its conjugate that is not kept, but for k = 0 along the last
+    axis."""
+
+    shape: tuple[int, ...]
+    cut: tuple[int, ...]
+    adjoint: bool = False
+
+    def apply(self, x: Array) -> Array:
+        if self.adjoint:
+            x = x * jnp.asarray(math.prod(self.shape) / counts(self.cut), x.dtype)
+        axes = tuple(range(-len(self.shape), 0))
+        modes = jax.lax.complex(x[0], x[1])
+        for axis, m, n in zip(axes[:-1], self.cut, self.shape, strict=False):
+            gap = list(modes.shape)
+            gap[axis] = n - 2 * m - 1
+            low, high = jnp.split(modes, [m + 1], axis)
+            modes = jnp.concatenate([low, jnp.zeros(gap, modes.dtype), high], axis)
+        above = self.shape[-1] // 2 - self.cut[-1]
+        modes = jnp.pad(modes, [(0, 0)] * (modes.ndim - 1) + [(0, above)])
+        return jnp.fft.irfftn(modes, s=self.shape, axes=axes)
+
+    def transposed(self, shape: tuple[int, ...]) -> AbstractLinear:
+        return ToModes(self.shape, self.cut, not self.adjoint)
+
+
+@dataclass(frozen=True)
+class ToModes(AbstractLinear):
+    """M: from points to modes. `adjoint`: Pᵀ = w M/n in its place."""
+
+    shape: tuple[int, ...]
+    cut: tuple[int, ...]
+    adjoint: bool = False
+
+    def apply(self, x: Array) -> Array:
+        axes = tuple(range(-len(self.shape), 0))
+        modes = jnp.fft.rfftn(x, axes=axes)[..., : self.cut[-1] + 1]
+        for axis, m, n in zip(axes[:-1], self.cut, self.shape, strict=False):
+            low = jax.lax.slice_in_dim(modes, 0, m + 1, axis=axis)
+            high = jax.lax.slice_in_dim(modes, n - m, n, axis=axis)
+            modes = jnp.concatenate([low, high], axis)
+        spectrum = jnp.stack([modes.real, modes.imag])
+        if not self.adjoint:
+            return spectrum
+        return spectrum * jnp.asarray(counts(self.cut) / math.prod(self.shape), spectrum.dtype)
+
+    def transposed(self, shape: tuple[int, ...]) -> AbstractLinear:
+        return ToPoints(self.shape, self.cut, not self.adjoint)
+
+
+def counts(cut: Sequence[int]) -> np.ndarray:
+    """How often a mode that is kept counts in a sum over all, along the last axis."""
+    return np.where(np.arange(cut[-1] + 1) > 0, 2.0, 1.0)
 
 
 class PeriodicModes(eqx.Module):
@@ -47,6 +106,10 @@ class PeriodicModes(eqx.Module):
     def __check_init__(self):
         if min(self.cut) < 1:
             raise ConfigError("too few points to keep a wave", key="grid", value=self.grid.shape)
+
+    @property
+    def periodic(self) -> bool:
+        return True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,29 +154,16 @@ class PeriodicModes(eqx.Module):
 
     def points(self, spectrum: Array) -> Array:
         """The field of a spectrum: (2, …, *shape) -> (…, *grid.shape)."""
-        modes = jax.lax.complex(spectrum[0], spectrum[1])
-        for axis, m, n in zip(self.axes[:-1], self.cut, self.grid.shape, strict=False):
-            gap = list(modes.shape)
-            gap[axis] = n - 2 * m - 1
-            low, high = jnp.split(modes, [m + 1], axis)
-            modes = jnp.concatenate([low, jnp.zeros(gap, modes.dtype), high], axis)
-        above = self.grid.shape[-1] // 2 - self.cut[-1]
-        modes = jnp.pad(modes, [(0, 0)] * (modes.ndim - 1) + [(0, above)])
-        return jnp.fft.irfftn(modes, s=self.grid.shape, axes=self.axes)
+        return ToPoints(self.grid.shape, self.cut)(spectrum)
 
     def modes(self, field: Array) -> Array:
         """The spectrum of a field: (…, *grid.shape) -> (2, …, *shape)."""
-        modes = jnp.fft.rfftn(field, axes=self.axes)[..., : self.cut[-1] + 1]
-        for axis, m, n in zip(self.axes[:-1], self.cut, self.grid.shape, strict=False):
-            low = jax.lax.slice_in_dim(modes, 0, m + 1, axis=axis)
-            high = jax.lax.slice_in_dim(modes, n - m, n, axis=axis)
-            modes = jnp.concatenate([low, high], axis)
-        return jnp.stack([modes.real, modes.imag])
+        return ToModes(self.grid.shape, self.cut)(field)
 
     def mean_product(self, a: Array, b: Array) -> Array:
         """<a b> over the volume, from spectra: (2, …, *shape) -> (…)."""
-        twice = np.where(np.arange(self.shape[-1]) > 0, 2.0, 1.0) / math.prod(self.grid.shape) ** 2
-        total = jnp.sum(a * b * jnp.asarray(twice, a.dtype), axis=self.axes)
+        weights = counts(self.cut) / math.prod(self.grid.shape) ** 2
+        total = jnp.sum(a * b * jnp.asarray(weights, a.dtype), axis=self.axes)
         return jnp.sum(total, axis=0)
 
     def mean(self, spectrum: Array) -> Array:
@@ -184,6 +234,11 @@ def rotated(k: Any, spectrum: Array) -> Array:
     """i k û: a derivative, k a wave number or its product with something real."""
     k = jnp.asarray(k, spectrum.dtype)
     return jnp.stack([-k * spectrum[1], k * spectrum[0]])
+
+
+def floating(field: Array) -> Array:
+    """In floating point, if it is not."""
+    return field if jnp.issubdtype(field.dtype, jnp.floating) else field.astype(float)
 
 
 def _edges(grid: Grid) -> tuple[tuple[Any, ...], ...]:

@@ -17,7 +17,7 @@ from ..._errors import ConfigError
 from ..._simulation import RESULTS, AbstractSimulation
 from .._exponential import AbstractStepper
 from .._grid import Grid
-from .._spectral_modes import MirroredModes, PeriodicModes
+from .._spectral_modes import floating
 
 
 class PDEState(eqx.Module):
@@ -42,7 +42,7 @@ class AbstractPDE(AbstractSimulation):
     shape () or, of several fields, (fields,); `time`.
     """
 
-    modes: eqx.AbstractVar[PeriodicModes | MirroredModes]
+    modes: eqx.AbstractVar[Any]  # PeriodicModes or MirroredModes
     dt: eqx.AbstractVar[float]
     method: eqx.AbstractVar[AbstractStepper]
 
@@ -115,9 +115,7 @@ class AbstractPDE(AbstractSimulation):
         del key
         if not any(isinstance(x, Tracer) for x in jax.tree.leaves((params, conditions))):
             self.check(params, **conditions)
-        fields = jnp.stack([jnp.asarray(conditions[name]) for name in self.names()])
-        if not jnp.issubdtype(fields.dtype, jnp.floating):
-            fields = fields.astype(float)
+        fields = floating(jnp.stack([jnp.asarray(conditions[name]) for name in self.names()]))
         return PDEState(self.modes.modes(fields), jnp.zeros((), fields.dtype))
 
     def step(self, params: Mapping[str, Any], state: PDEState) -> PDEState:
@@ -128,7 +126,7 @@ class AbstractPDE(AbstractSimulation):
         dt = jnp.asarray(self.dt, state.time.dtype)
 
         def nonlinear(u: tuple[Array, ...], t: Array) -> tuple[Array, ...]:
-            return (self.nonlinear(params, *u, t),)
+            return (self.nonlinear(params, u[0], t),)
 
         u = (state.spectrum,)
         first = nonlinear(u, state.time)
