@@ -6,6 +6,7 @@ before its own in place. A fault that no longer shows is mended upstream: drop i
 
 import functools
 import importlib
+import inspect
 import json
 import os
 import subprocess
@@ -158,21 +159,19 @@ def conjugate_gradients(cfd):
     collocated = importlib.import_module("jax_cfd.collocated")
     problem = cfd.validation_problems.TaylorGreen((8, 8))
     grid, v = problem.grid, problem.velocity()
-    made = {"density": 1.0, "viscosity": 0.1, "dt": 1e-3, "grid": grid}
-    for equations, convect, solve in (
-        (cfd.equations, cfd.advection.convect_linear, cfd.pressure.solve_cg),
-        (
-            collocated.equations,
-            collocated.advection.convect_linear,
-            collocated.pressure.solve_cg,
-        ),
-    ):
-        step = equations.semi_implicit_navier_stokes(**made, convect=convect, pressure_solve=solve)
-        if equations is not cfd.equations:
-            v = tuple(cfd.grids.GridVariable(grid.center(u.data), u.bc) for u in v)
-        single = jax.jit(step)(jax.tree.map(lambda x: x.astype(jnp.float32), v))[0].data
+    w = tuple(cfd.grids.GridVariable(grid.center(u.data), u.bc) for u in v)
+    for kind, start in ((cfd, v), (collocated, w)):
+        step = kind.equations.semi_implicit_navier_stokes(
+            density=1.0,
+            viscosity=0.1,
+            dt=1e-3,
+            grid=grid,
+            convect=kind.advection.convect_linear,
+            pressure_solve=kind.pressure.solve_cg,
+        )
+        single = jax.jit(step)(jax.tree.map(lambda x: x.astype(jnp.float32), start))[0].data
         assert single.dtype == jnp.float32
-        np.testing.assert_allclose(single, step(v)[0].data, atol=1e-6)
+        np.testing.assert_allclose(single, step(start)[0].data, atol=1e-6)
 
 
 def fft_solver(cfd):
@@ -225,18 +224,14 @@ def report() -> None:
     sys.stdout.write(json.dumps(found))
 
 
-@functools.cache
-def reported() -> dict[str, list[str]]:
+def test_faults_show_without_their_repairs_and_not_with_them():
+    """In one test: what shows them takes a process of its own."""
     code = "import test_cfd_compat; test_cfd_compat.report()"
-    printed = command(sys.executable, "-c", code, cwd=CHECKOUT / "tests")
-    return json.loads(printed.splitlines()[-1])
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
-def test_a_fault_shows_without_its_repair_and_not_with_it(fault):
-    before, after = reported()[fault.__name__]
-    assert before.startswith(FAULTS[fault]), f"mended upstream? {before or 'nothing went wrong'}"
-    assert after == ""
+    found = json.loads(command(sys.executable, "-c", code, cwd=CHECKOUT / "tests").splitlines()[-1])
+    wanted = {fault.__name__: words for fault, words in FAULTS.items()}
+    other = {name: found[name][0] for name in wanted if not found[name][0].startswith(wanted[name])}
+    assert not other, f"mended upstream, or failing in another way: {other}"
+    assert {name: after for name, (_, after) in found.items() if after} == {}
 
 
 def mended() -> Any:
@@ -275,6 +270,23 @@ def test_a_lid_drives_the_cavity_as_published():
     found = middle.min(), across.max(), across.min()
     np.testing.assert_allclose(found, (-0.2140424, 0.1795728, -0.2538030), rtol=0.04)
     assert abs(cfd.finite_differences.divergence((u, v)).data).max() < 1e-12
+
+
+def test_what_stays_as_it_is():
+    """What docs/from_jax_cfd.md says that repairs leave alone."""
+    cfd = mended()
+    assert inspect.signature(cfd.forcings.kolmogorov_forcing).parameters["k"].default == 2
+    uneven = cfd.validation_problems.TaylorGreen((8, 8), kx=2, ky=1).velocity()
+    assert abs(cfd.finite_differences.divergence(uneven).data).max() > 0.1
+    grid, v = flow(cfd, *lid(cfd))
+    with pytest.raises(ValueError, match="does not contain all interior grid values"):
+        cfd.advection.convect_linear(v)
+    with pytest.raises(NotImplementedError, match="Non-periodic"):
+        cfd.advection.advect_linear(v[0], v)
+    implicit = cfd.equations.implicit_diffusion_navier_stokes(
+        1.0, 0.1, 1e-3, grid, convect=lambda v: tuple(0 * u.array for u in v)
+    )
+    assert abs(cfd.finite_differences.divergence(implicit(v)).data).max() > 1e-3
 
 
 def test_repairs_stay_inside_jax_cfd():
@@ -316,7 +328,7 @@ ROUND_OFF = (
     "sums 20000 values in float32: the sum at the start, nought, comes out as 0.017; JAX-CFD's "
     "main branch allows for 0.015 to 0.02 where this release does for 0.002 to 0.005"
 )
-REMAINING = {
+REMAINING = {  # on jax 0.10; none on 0.12, which adds up in another order
     "base/equations_test.py::SemiImplicitNavierStokesTest::"
     "test_divergence_and_momentum_semi_implicit_sinusoidal_velocity_base": ROUND_OFF,
     "base/equations_test.py::ImplicitDiffusionNavierStokesTest::"
@@ -410,7 +422,7 @@ def test_jax_cfds_tests_pass(tmp_path):
     outcomes = upstream(tmp_path, timeout=3000)
     assert len(outcomes) >= 440
     failed = {name for name, passed in outcomes.items() if not passed}
-    assert failed == set(REMAINING)
+    assert failed <= set(REMAINING)
 
 
 @pytest.mark.slow

@@ -218,6 +218,17 @@ def test_three_dimensions():
     assert sol.observables["divergence"][-1] < 1e-12
 
 
+def test_a_spectral_step_needs_no_adapter():
+    spectral = importlib.import_module("jax_cfd.spectral")
+    equation = spectral.equations.NavierStokes2D(NU, GRID)
+    step = spectral.time_stepping.crank_nicolson_rk2(equation, DT)
+    flow = ds.FunctionSimulation(lambda params, state: step(state), dt=DT)
+    start = jnp.fft.rfftn(cfd.finite_differences.curl_2d(START).data)
+    sol = ds.solve(flow, {}, start, schedule=RUN).check()
+    after = step(step(step(step(start))))
+    np.testing.assert_allclose(sol.observables["state"][0], after, atol=1e-12)
+
+
 def test_a_fast_flow_is_a_failure_where_a_limit_is_set():
     flow = from_jax_cfd(make({"viscosity": NU}), GRID, dt=DT, cfl_limit=1.0)
     fast = tuple(cfd.grids.GridVariable(40 * u.array, u.bc) for u in START)
@@ -265,6 +276,10 @@ BAD = {
     "one component": (
         lambda: PLAIN.init({}, velocity=START[:1]),
         "has 1 components on a grid with 2",
+    ),
+    "a GridVariable": (
+        lambda: PLAIN.init({}, velocity=START[0]),
+        "velocity: has 1 components",
     ),
     "a number": (lambda: PLAIN.init({}, velocity=1.0), "velocity: has 1 components"),
     "shape": (lambda: PLAIN.init({}, velocity=np.zeros((2, 12, 6))), r"component 0 has \(12, 6\)"),

@@ -93,6 +93,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_chains_in_parallel_are_the_chains_side_by_side():
     pytest.importorskip("blackjax")
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}

@@ -73,7 +73,6 @@ def main() -> None:
         data = (exact + noise).astype("float32")
         file.create_dataset("velocity", data=data, compression="gzip", shuffle=True)
         file.attrs["truth"] = [VISCOSITY, AMPLITUDE, DRAG]
-    print(f"rms of the velocity {np.sqrt(np.mean(exact**2)):.3f}, {place.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

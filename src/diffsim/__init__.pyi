@@ -23,6 +23,7 @@ from ._experiment import PosteriorFit as PosteriorFit
 from ._experiment import RatioStudy as RatioStudy
 from ._experiment import ShootingStudy as ShootingStudy
 from ._experiment import StepSizeStudy as StepSizeStudy
+from ._experiment import TruthStudy as TruthStudy
 from ._experiment import ValuesStudy as ValuesStudy
 from ._fit import NUTS as NUTS
 from ._fit import SVI as SVI

@@ -7,6 +7,7 @@ from ._fits import LeastSquaresFit as LeastSquaresFit
 from ._fits import OptaxFit as OptaxFit
 from ._fitted_studies import LearnedTermStudy as LearnedTermStudy
 from ._fitted_studies import RatioStudy as RatioStudy
+from ._fitted_studies import TruthStudy as TruthStudy
 from ._posterior import PosteriorFit as PosteriorFit
 from ._session import Session as Session
 from ._shooting_study import ShootingStudy as ShootingStudy

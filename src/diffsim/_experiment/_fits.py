@@ -16,6 +16,7 @@ import optax
 from .._adjoint import Reweight
 from .._errors import ConfigError
 from .._fit import FitResult, check_squares, fit, least_squares, scalars
+from .._problem import Problem
 from .._solve import over_batch
 from .._statistics import blocking
 from ._series import series
@@ -103,19 +104,37 @@ class AbstractFitTask(eqx.Module):
 
 
 class LeastSquaresFit(AbstractFitTask):
-    """`diffsim.least_squares` with its options: `steps`, `explore`, `damping`, `tol`."""
+    """`diffsim.least_squares` with its options: `steps`, `explore`, `damping`, `tol`.
+
+    `horizons`: numbers of saves, increasing: the first of them alone are fitted first, and each fit
+    starts from where the one before ended, so that a trajectory far from the data finds its way.
+    """
 
     steps: int = 30
     explore: float = 0.1
     damping: float = 1e-4
     tol: float = 1e-10
+    horizons: tuple[int, ...] = eqx.field(converter=tuple, default=())
 
     def check_own(self, experiment: Experiment) -> None:
         check_squares(experiment.problem)
+        for saves in self.horizons:
+            experiment.problem.until(saves)
+        if list(self.horizons) != sorted(set(self.horizons)):
+            raise ConfigError("must increase", key="fit.horizons", value=self.horizons)
 
     def solve(self, experiment: Experiment, watch: Any, **further: Any) -> FitResult:
+        problem = experiment.problem
+        for saves in () if "former" in further else self.horizons:
+            found = self._least_squares(problem.until(saves), experiment, watch, **further)
+            problem = problem.starting_at({name: found.values[name] for name in problem.free})
+        return self._least_squares(problem, experiment, watch, **further)
+
+    def _least_squares(
+        self, problem: Problem, experiment: Experiment, watch: Any, **further: Any
+    ) -> FitResult:
         return least_squares(
-            experiment.problem,
+            problem,
             steps=self.steps,
             adjoint=experiment.adjoint,
             key=jax.random.key(experiment.seed),

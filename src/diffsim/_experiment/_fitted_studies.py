@@ -188,3 +188,52 @@ def _panels(
         }
         for i, name in enumerate(names)
     ]
+
+
+class TruthStudy(AbstractStudy):
+    """ε(t) = |A_fit(t) - A(t)| / |A(t)|, root mean squares over the components: how far fitted
+    fields are from the true ones, which the fit did not see.
+
+    **Arguments:** `observable`; `truth`: its values (saves, ...) at `times`, which may lie beyond
+    the data; `name`: what `measured` calls the list of errors, beside `<name>_start`, that of the
+    first guess.
+    """
+
+    observable: str
+    truth: np.ndarray
+    times: np.ndarray
+    name: str = "field_error"
+
+    def run(
+        self, experiment: Experiment, session: Session, pieces: dict[str, Any]
+    ) -> dict[str, Any]:
+        del session
+        problem, simulation = experiment.problem, experiment.simulation
+        truth = np.asarray(self.truth, dtype=float)
+        times = np.asarray(self.times, dtype=float)
+        if len(truth) != len(times):
+            raise ConfigError(
+                f"has {len(truth)} entries for {len(times)} times", key="studies.truth"
+            )
+        schedule = Schedule(t0=problem.schedule.t0, ts=times)
+        measured: dict[str, Any] = {"times": times.tolist()}
+        for key, theta in (
+            (self.name, pieces["fit"].theta),
+            (f"{self.name}_start", problem.initial()),
+        ):
+            states = problem.states(theta, jax.random.key(experiment.seed))
+            sol = solve(
+                simulation,
+                problem.params(theta),
+                jax.tree.map(lambda x: x[0], states),
+                schedule=schedule,
+                observables=[self.observable],
+            ).check()
+            found = np.asarray(sol.observables[self.observable]).reshape(len(times), -1)
+            exact = truth.reshape(len(times), -1)
+            if found.shape != exact.shape:
+                sizes = f"{found.shape[1]} numbers a save, the truth {exact.shape[1]}"
+                raise ConfigError(f"{self.observable} has {sizes}", key="studies.truth")
+            off = np.linalg.norm(found - exact, axis=1) / np.linalg.norm(exact, axis=1)
+            measured[key] = off.tolist()
+        return measured

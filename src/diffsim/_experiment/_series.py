@@ -76,7 +76,7 @@ def _finer(problem: Problem) -> Problem:
     return dataclasses.replace(problem, schedule=Schedule(t0=t0, ts=times))
 
 
-def over_decades(times: Sequence[float]) -> bool:
+def over_decades(times: Sequence[float] | np.ndarray) -> bool:
     """Whether times are spread over decades, so that a logarithmic axis shows them."""
     t = np.asarray(times)
     return len(t) > 3 and t[0] > 0 and bool(t[-1] > 100 * t[0]) and bool(np.median(t) < 0.1 * t[-1])

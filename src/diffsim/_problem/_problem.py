@@ -179,6 +179,22 @@ class Problem(eqx.Module):
         }
         return dataclasses.replace(self, parameters=parameters)
 
+    def until(self, saves: int) -> Problem:
+        """The same with the first `saves` saves alone: a shorter horizon, over which a chaotic or
+        far-off trajectory can be fitted before the whole of it is."""
+        ts = self.schedule.ts
+        if ts is None or not 1 <= saves <= len(ts):
+            most = 0 if ts is None else len(ts)
+            raise ConfigError(
+                "needs a schedule with ts that has so many",
+                key="horizons",
+                value=saves,
+                allowed=f"1 to {most}",
+            )
+        schedule = Schedule(t0=self.schedule.t0, ts=ts[:saves])
+        targets = tuple(target.until(saves) for target in self.targets)
+        return dataclasses.replace(self, schedule=schedule, targets=targets)
+
     def initial(self) -> dict[str, PyTree]:
         """θ at the parameters' starting values."""
         return {name: self.parameters[name].unconstrained() for name in self.free}

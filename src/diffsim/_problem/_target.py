@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -76,6 +77,25 @@ class Target(eqx.Module):
             raise ConfigError(
                 "must be positive where the noise is lognormal", key=key, value=np.min(data)
             )
+
+    def until(self, saves: int) -> Target:
+        """The same over the first saves alone."""
+        if self.statistic != "each":
+            raise ConfigError(
+                "a mean over the saves has no shorter horizon",
+                key=f"target {self.label}.statistic",
+                value=self.statistic,
+                allowed="each",
+            )
+
+        def shorter(values: Any) -> Any:
+            per_save = np.ndim(values) >= 2 and np.shape(values)[1] == np.shape(self.data)[1]
+            return values[:, :saves] if per_save else values
+
+        changes = {"data": self.data[:, :saves], "mask": shorter(self.mask)}
+        if not isinstance(self.sigma, str):
+            changes["sigma"] = shorter(self.sigma)
+        return dataclasses.replace(self, **changes)
 
     def check_shapes(self, conditions: int, saves: int, observed: tuple[int, ...]) -> None:
         """Refuse data that would be compared with something else than what they measure."""

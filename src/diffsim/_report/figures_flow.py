@@ -33,6 +33,7 @@ def vorticity(run: RunData) -> Figure | None:
     width = 2.5 * max(1.0, nx / ny)
     figure = new_figure(0.7 + width * len(shown), 0.55 + width * ny / nx)
     grid: Any = figure.subplots(1, len(shown), squeeze=False)[0]
+    image: Any = None
     for axes, field, moment in zip(grid, shown, moments, strict=True):
         every = max(1, max(field.shape) // _CELLS)
         image = axes.imshow(

@@ -7,6 +7,7 @@ from ._boundary import Slip as Slip
 from ._boundary import Wall as Wall
 from ._closure import AbstractClosure as AbstractClosure
 from ._closure import Smagorinsky as Smagorinsky
+from ._compat import repair_jax_cfd as repair_jax_cfd
 from ._convection import AbstractScheme as AbstractScheme
 from ._convection import Central as Central
 from ._convection import Upwind as Upwind
@@ -23,9 +24,15 @@ from ._forcing import Cylinder as Cylinder
 from ._forcing import KolmogorovForcing as KolmogorovForcing
 from ._forcing import LinearDrag as LinearDrag
 from ._forcing import Modes as Modes
+from ._from_jax_cfd import JaxCfdFlow as JaxCfdFlow
+from ._from_jax_cfd import from_jax_cfd as from_jax_cfd
 from ._grid import Grid as Grid
 from ._incompressible import FlowState as FlowState
 from ._incompressible import IncompressibleFlow as IncompressibleFlow
 from ._measure import vorticity_correlation as vorticity_correlation
 from ._probes import Probes as Probes
 from ._scalar import Scalar as Scalar
+from ._start import AbstractStart as AbstractStart
+from ._start import CentredStart as CentredStart
+from ._start import GaussianStart as GaussianStart
+from ._start import at_rest as at_rest

@@ -5,15 +5,15 @@ the fault without the repair, and fails once it is fixed upstream.
   released): `_tree_functions`.
 - Walls: `jnp.pad` no longer takes None for the values beyond a periodic side (likewise mended and
   not released): `_padding`.
-- Walls: the pressure is solved for a divergence that counts flow through them (not reported):
+- Walls: the pressure is solved for a divergence that counts flow through them (no report found):
   `_projection`.
 - jax-cfd#231: a moving lid is refused: `_moving_walls`; implicit diffusion would be wrong between
-  walls of which some move (not reported): `_implicit_diffusion`.
+  walls of which some move (no report found): `_implicit_diffusion`.
 - jax-cfd#230: the exact Taylor-Green vortex decays at the rate of kx = ky = 1 whatever its
   wavenumbers: `_taylor_green`.
-- `dynamic_time_step` fails under jit (not reported): `_stable_time_step`.
-- Conjugate gradients fail in jit for float32 fields where 64-bit types are on (not reported):
-  `_conjugate_gradients`.
+- `dynamic_time_step` fails under jit (no report found): `_stable_time_step`.
+- Conjugate gradients fail in jit for float32 fields where 64-bit types are on, which jax-cfd#44
+  mended for the other solvers: `_conjugate_gradients`.
 - JAX is about to refuse a cast from complex to real numbers, which the solver by `fft` makes
   (mended and not released): `_fft_solver`.
 

@@ -237,5 +237,10 @@ class Cylinder(eqx.Module):
         distance = np.hypot(x - self.centre[0], y - self.centre[1]) - self.radius
         return np.clip(0.5 - distance / h, 0.0, 1.0)
 
+    def share(self, box: Box, component: int, dt: Any, dtype: Any) -> Array:
+        """What part of its velocity relative to the body the fluid loses in a time dt, implicitly:
+        χ dt/(η + dt), so that a cell half in the body loses half of what one inside does."""
+        return jnp.asarray(self.mask(box, component), dtype) * (dt / (self.permeability + dt))
+
     def target(self, component: int) -> float:
         return self.velocity[component] if component < len(self.velocity) else 0.0

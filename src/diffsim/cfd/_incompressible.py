@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
 from .._errors import ConfigError
 from .._simulation import RESULTS, AbstractSimulation
-from ._boundary import Box, boundary_speed, flow_balance, parameters_of
+from ._boundary import Box, parameters_of
+from ._checks import (
+    check_balance,
+    check_cfl,
+    check_fields,
+    check_names,
+    check_viscosity,
+    checked_dt,
+    components_of,
+)
 from ._closure import AbstractClosure
 from ._convection import AbstractScheme, convection, laplacian, scheme_of
 from ._forcing import AbstractForcing, Cylinder, value_of
@@ -30,6 +37,7 @@ from ._spectra import (
     scalar_spectra,
     velocity_spectra,
 )
+from ._start import AbstractStart
 from ._tableaux import Tableau, method_of
 
 Fields = tuple[tuple[Array, ...], dict[str, Array]]
@@ -85,6 +93,7 @@ class IncompressibleFlow(AbstractSimulation):
     body: Cylinder | None
     closure: AbstractClosure | None
     extra: tuple[Probes, ...]
+    start: AbstractStart | None
     cfl_limit: float = eqx.field(static=True)
     max_substeps: int = eqx.field(static=True)
 
@@ -102,12 +111,14 @@ class IncompressibleFlow(AbstractSimulation):
         body: Cylinder | None = None,
         closure: AbstractClosure | None = None,
         extra: Probes | Sequence[Probes] = (),
+        start: AbstractStart | None = None,
         cfl_limit: float = 1.0,
         max_substeps: int = 1,
     ):
         self.box, self.dt = Box(grid, boundaries), checked_dt(dt)
         self.convection, self.method = scheme_of(convection), method_of(method)
         self.diffusion, self.closure, self.body = diffusion, closure, body
+        self.start = start
         self.forcing = (forcing,) if isinstance(forcing, AbstractForcing) else tuple(forcing)
         self.scalars = (scalars,) if isinstance(scalars, Scalar) else tuple(scalars)
         self.extra = (extra,) if isinstance(extra, Probes) else tuple(extra)
@@ -137,8 +148,9 @@ class IncompressibleFlow(AbstractSimulation):
             part.check(self.box)
         if self.body is not None:
             self.body.check(self.box)
-        if self.closure is not None:
-            self.closure.check(self.box)
+        for part in (self.closure, self.start):
+            if part is not None:
+                part.check(self.box)
 
     @property
     def grid(self) -> Grid:
@@ -160,75 +172,23 @@ class IncompressibleFlow(AbstractSimulation):
     def parameters(self) -> tuple[str, ...]:
         """The names of all parameters that it reads."""
         parts: list[Any] = [*self.forcing, *self.scalars]
-        parts += [self.closure] if self.closure is not None else []
+        parts += [part for part in (self.closure, self.start) if part is not None]
         named = [name for part in parts for name in part.parameters()]
         return tuple(dict.fromkeys(("viscosity", *parameters_of(self.box.sides), *named)))
 
-    def check(
+    def check(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, params: Mapping[str, Any], *, velocity: Any = None, scalars: Any = None
     ) -> None:
         """Host side: refuse parameters and fields that cannot be right."""
-        for name in self.parameters():
-            if name not in params:
-                raise ConfigError(
-                    "missing parameter", key=name, allowed=tuple(params) or self.parameters()
-                )
-        viscosity = np.asarray(params["viscosity"])
-        if not (np.all(np.isfinite(viscosity)) and np.all(viscosity >= 0)):
-            raise ConfigError("must be finite and not negative", key="viscosity", value=viscosity)
-        check_diffusion(self.grid, self.dt, float(np.max(viscosity)), self.diffusion, self.method)
-        unbalanced = flow_balance(self.box, params) if self.box.closed else 0.0
-        if unbalanced:
-            raise ConfigError(
-                f"the sides let {unbalanced:g} in on balance and no Outflow lets it go",
-                key="boundaries",
-                allowed="an Outflow at one side, or inflows that cancel",
-            )
+        check_names(self.parameters(), params)
+        check_viscosity(self.grid, self.dt, params["viscosity"], self.diffusion, self.method)
+        check_balance(self.box, params)
         for name in scalars or ():
             if name not in (known := [s.name for s in self.scalars]):
                 raise ConfigError("no such scalar", key=f"scalars.{name}", allowed=known)
-        speeds = [boundary_speed(self.box.sides, params)] * self.grid.ndim
-        if velocity is not None:
-            fields = self._components(velocity)
-            for component, u in enumerate(fields):
-                u = np.asarray(u)
-                if u.shape[-self.grid.ndim :] != self.box.shape(component):
-                    raise ConfigError(
-                        f"component {component} needs shape {self.box.shape(component)}",
-                        key="velocity",
-                        value=u.shape,
-                    )
-                if not np.all(np.isfinite(u)):
-                    raise ConfigError("must be finite", key="velocity")
-            speeds = [max(s, float(np.max(np.abs(u)))) for s, u in zip(speeds, fields, strict=True)]
-        cfl = sum(s * self.dt / h for s, h in zip(speeds, self.grid.spacing, strict=True))
-        # a component each at its largest: fields that are so nowhere at once may pass at run time
-        largest = max(s * self.dt / h for s, h in zip(speeds, self.grid.spacing, strict=True))
-        if largest > self.cfl_limit * self.max_substeps:
-            fitting = self.dt * self.cfl_limit * self.max_substeps / cfl
-            raise ConfigError(
-                f"the CFL number {largest:.3g} is over the limit {self.cfl_limit:g}",
-                key="dt",
-                value=self.dt,
-                allowed=f"dt up to {fitting:.2g}, a coarser grid, or max_substeps",
-            )
-
-    def _components(self, velocity: Any) -> tuple[Any, ...]:
-        if isinstance(velocity, (tuple, list)):
-            fields = tuple(velocity)
-        else:  # stacked: only where all components have one shape
-            stacked = jnp.asarray(velocity)
-            axis = stacked.ndim - self.grid.ndim - 1
-            if axis < 0:
-                raise ConfigError(
-                    f"needs {self.grid.ndim} components", key="velocity", value=stacked.shape
-                )
-            fields = tuple(jnp.moveaxis(stacked, axis, 0))
-        if len(fields) != self.grid.ndim:
-            raise ConfigError(
-                f"needs {self.grid.ndim} components", key="velocity", value=len(fields)
-            )
-        return fields
+        fields = () if velocity is None else components_of(self.grid, velocity)
+        check_fields(self.box, fields)
+        check_cfl(self.box, self.dt, params, fields, self.cfl_limit * self.max_substeps)
 
     def init(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -239,13 +199,14 @@ class IncompressibleFlow(AbstractSimulation):
         scalars: Mapping[str, Any] | None = None,
     ) -> FlowState:
         del key
-        given = (params, velocity, scalars)
-        if not any(isinstance(x, Tracer) for x in jax.tree.leaves(given)):
+        if not any(isinstance(x, Tracer) for x in jax.tree.leaves((params, velocity, scalars))):
             self.check(params, velocity=velocity, scalars=scalars)
+        if velocity is None and self.start is not None:
+            velocity = self.start(self.box, params)
         if velocity is None:
             fields = tuple(jnp.zeros(shape) for shape in self.velocity_shapes())
         else:
-            fields = tuple(map(jnp.asarray, self._components(velocity)))
+            fields = tuple(map(jnp.asarray, components_of(self.grid, velocity)))
         dtype = jnp.result_type(float, *fields) if velocity is None else jnp.result_type(*fields)
         dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
         fields = tuple(u.astype(dtype) for u in fields)
@@ -401,15 +362,11 @@ class IncompressibleFlow(AbstractSimulation):
         """A body's pull, implicitly."""
         if self.body is None:
             return tuple(velocity)
-        out = []
-        for component, u in enumerate(velocity):
-            pull = (
-                dt
-                / self.body.permeability
-                * jnp.asarray(self.body.mask(self.box, component), u.dtype)
-            )
-            out.append((u + pull * self.body.target(component)) / (1 + pull))
-        return tuple(out)
+        return tuple(
+            u
+            - self.body.share(self.box, component, dt, u.dtype) * (u - self.body.target(component))
+            for component, u in enumerate(velocity)
+        )
 
     def cfl(self, params: Mapping[str, Any], state: FlowState) -> Array:
         """max over the faces of |uᵢ| dt/hᵢ, summed over the axes."""
@@ -424,10 +381,9 @@ class IncompressibleFlow(AbstractSimulation):
 
     def status(self, state: FlowState) -> RESULTS:
         cfl = self.cfl({}, state)
-        for s in state.scalars.values():
-            cfl = cfl + 0 * jnp.sum(s)
-        limit = self.cfl_limit * self.max_substeps
-        health = RESULTS.where(cfl > limit, RESULTS.cfl_exceeded, RESULTS.successful)
+        cfl = cfl + sum(0 * jnp.sum(s) for s in state.scalars.values())  # not a number if one is
+        over = cfl > self.cfl_limit * self.max_substeps
+        health = RESULTS.where(over, RESULTS.cfl_exceeded, RESULTS.successful)
         return RESULTS.where(jnp.isfinite(cfl), health, RESULTS.nonfinite)
 
     def observe(self, params: Mapping[str, Any], state: FlowState) -> dict[str, Array]:
@@ -442,23 +398,3 @@ def _combined(start: Fields, slopes: Sequence[Any], row: Sequence[float], dt: An
         return u + dt * total
 
     return jax.tree.map(one, start, *slopes)
-
-
-def checked_dt(dt: Any) -> float:
-    if not (isinstance(dt, (int, float)) and math.isfinite(dt) and dt > 0):
-        raise ConfigError("must be positive and finite", key="dt", value=dt)
-    return float(dt)
-
-
-def check_diffusion(
-    grid: Grid, dt: float, viscosity: float, diffusion: str, method: Tableau
-) -> None:
-    """Refuse a step that explicit diffusion makes unstable."""
-    stiffness = 4 * viscosity * sum(1 / h**2 for h in grid.spacing)
-    if diffusion == "explicit" and stiffness * dt > method.real:
-        raise ConfigError(
-            f"explicit diffusion with viscosity {viscosity:g} is unstable at this step",
-            key="dt",
-            value=dt,
-            allowed=f"dt up to {method.real / stiffness:.2g}, or diffusion=implicit",
-        )

@@ -50,7 +50,8 @@ def measured(
 def mean_product(box: Box, a: Sequence[Array], b: Sequence[Array]) -> Array:
     """<a·b> over the volume, a face standing for one cell."""
     share = box.grid.cell_volume / box.grid.volume
-    return share * sum(jnp.sum(x * y) for x, y in zip(a, b, strict=True))
+    products = [jnp.sum(x * y) for x, y in zip(a, b, strict=True)]
+    return share * sum(products[1:], products[0])
 
 
 def relative_divergence(box: Box, velocity: Sequence[Array], params: Mapping[str, Any]) -> Array:
@@ -180,7 +181,8 @@ def spectrum(velocity: Sequence[Array]) -> Array:
     wave = np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in shape), indexing="ij")
     shell = np.rint(np.sqrt(sum(k**2 for k in wave))).astype(int)
     count = math.prod(shape)
-    energy = sum(0.5 * jnp.abs(jnp.fft.fftn(u)) ** 2 for u in velocity) / count**2
+    parts = [0.5 * jnp.abs(jnp.fft.fftn(u) / count) ** 2 for u in velocity]
+    energy = sum(parts[1:], parts[0])
     return jnp.zeros(shell.max() + 1, velocity[0].dtype).at[shell.ravel()].add(energy.ravel())
 
 
@@ -195,8 +197,8 @@ def _forces(
     forces = []
     for component in (0, 1):
         moved = state.velocity[component] + dt * slopes[component]
-        pull = dt / body.permeability * jnp.asarray(body.mask(box, component), moved.dtype)
-        taken = jnp.sum(pull / (1 + pull) * (moved - body.target(component)))
+        share = body.share(box, component, dt, moved.dtype)
+        taken = jnp.sum(share * (moved - body.target(component)))
         forces.append(taken * (box.grid.cell_volume / dt))
     return {"drag": forces[0], "lift": forces[1]}
 

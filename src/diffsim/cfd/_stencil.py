@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ._linear import AbstractLinear
 
-Ghost = Literal["wrap", "even", "odd", "through", "zero"]
+Ghost = str  # "wrap", "even", "odd", "through" or "zero": see `_Extension`
 
 
 def cut(x: Array, axis: int, start: int | None, stop: int | None) -> Array:
@@ -155,5 +154,5 @@ def _placed(x: Array, axis: int, missing: int, *, at_end: bool) -> Array:
 
 def extended(x: Array, axis: int, low: Ghost | None, high: Ghost | None, width: int = 1) -> Array:
     """x with `width` ghosts of the kinds `low` and `high` (None: none) at the ends of an axis."""
-    kinds = [() if kind is None else (kind,) * width for kind in (low, high)]
-    return _Extension(axis, *kinds)(x) if any(kinds) else x
+    before, after = (() if kind is None else (kind,) * width for kind in (low, high))
+    return _Extension(axis, before, after)(x) if before or after else x
