@@ -13,6 +13,9 @@ from diffsim import cfd
 from diffsim.cfd._stencil import average
 from flows import BOXES, CHANNEL, KEY, STILL, random_start, run, taylor_green
 
+SLOW = pytest.mark.slow  # other rows of the same tables run always
+MORE = [pytest.param(name, marks=SLOW) for name in ("central", "upwind")]
+
 # Exact solutions
 
 
@@ -170,7 +173,7 @@ def test_budget_of_energy_over_a_run():
     assert float(jnp.max(jnp.abs(seen["energy_residual"]))) < 1e-9
 
 
-@pytest.mark.parametrize("convection", ["central", "van_leer", "upwind"])
+@pytest.mark.parametrize("convection", ["van_leer", *MORE])
 @pytest.mark.parametrize("name", ["periodic", "cavity"])
 def test_scalars_are_neither_made_nor_lost(convection, name):
     flow = cfd.IncompressibleFlow(
@@ -204,13 +207,10 @@ def errors(make, halvings, of):
 
 
 ORDERS = [
-    *(
-        ("periodic", "explicit", m, o)
-        for m, o in (("euler", 1), ("rk2", 2), ("rk3", 3), ("rk4", 4))
-    ),
-    ("cavity", "explicit", "rk3", 3),
+    *(("periodic", "explicit", m, o) for m, o in (("euler", 1), ("rk2", 2), ("rk3", 3))),
+    pytest.param("cavity", "explicit", "rk3", 3, marks=SLOW),
     ("channel", "explicit", "rk4", 4),
-    ("periodic", "implicit", "rk3", 2),
+    pytest.param("periodic", "implicit", "rk3", 2, marks=SLOW),
     ("cavity", "implicit", "rk3", 2),
 ]
 
@@ -245,7 +245,7 @@ def smooth(box):
     )
 
 
-@pytest.mark.parametrize("convection", ["central", "van_leer"])
+@pytest.mark.parametrize("convection", ["central", pytest.param("van_leer", marks=SLOW)])
 @pytest.mark.parametrize("name", ["periodic", "cavity"])
 def test_second_order_in_space(convection, name):
     def centred(i):
