@@ -30,8 +30,16 @@ from ._grid import Grid as Grid
 from ._incompressible import FlowState as FlowState
 from ._incompressible import IncompressibleFlow as IncompressibleFlow
 from ._measure import vorticity_correlation as vorticity_correlation
+from ._pdes import AdvectionDiffusion as AdvectionDiffusion
+from ._pdes import Burgers as Burgers
+from ._pdes import FisherKPP as FisherKPP
+from ._pdes import GrayScott as GrayScott
+from ._pdes import Heat as Heat
+from ._pdes import KuramotoSivashinsky as KuramotoSivashinsky
+from ._pdes import ReactionDiffusion as ReactionDiffusion
 from ._probes import Probes as Probes
 from ._scalar import Scalar as Scalar
+from ._spectral import SpectralFlow as SpectralFlow
 from ._start import AbstractStart as AbstractStart
 from ._start import CentredStart as CentredStart
 from ._start import GaussianStart as GaussianStart

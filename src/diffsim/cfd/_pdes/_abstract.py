@@ -67,6 +67,10 @@ class AbstractPDE(AbstractSimulation):
         """The parameters that must not be negative."""
         return ()
 
+    def vectors(self) -> dict[str, int]:
+        """The parameters that may have components, and how many; one number stands for all."""
+        return {}
+
     @property
     def grid(self) -> Grid:
         return self.modes.grid
@@ -94,6 +98,9 @@ class AbstractPDE(AbstractSimulation):
             value = np.asarray(params[name])
             if not np.all(np.isfinite(value)):
                 raise ConfigError("must be finite", key=name, value=value)
+            components = self.vectors().get(name)
+            if components and value.ndim and value.shape[-1] != components:
+                raise ConfigError(f"needs {components} components", key=name, value=value.shape)
             if name in self.not_negative() and np.any(value < 0):
                 raise ConfigError("must not be negative", key=name, value=value)
         for name in conditions:

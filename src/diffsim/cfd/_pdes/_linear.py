@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._errors import ConfigError
 from .._exponential import AbstractStepper, Exact
 from .._grid import Grid
 from .._incompressible import checked_dt
@@ -54,7 +53,7 @@ class AdvectionDiffusion(AbstractPDE):
 
     **Arguments:** `grid` of one to three axes, periodic; `dt`.
 
-    **Parameters:** `velocity` c [length/time], (axes,) or in 1D a number; `diffusivity` κ
+    **Parameters:** `velocity` c [length/time], (axes,) or one number for all; `diffusivity` κ
     [length²/time]. **Conditions:** `u` at xᵢ = lower + i h. Observables: see `AbstractPDE`; `mass`
     is constant, without diffusion `energy` too.
     """
@@ -72,12 +71,12 @@ class AdvectionDiffusion(AbstractPDE):
     def not_negative(self) -> tuple[str, ...]:
         return ("diffusivity",)
 
+    def vectors(self) -> dict[str, int]:
+        return {"velocity": self.grid.ndim}
+
     def linear(self, params: Mapping[str, Any], dtype: Any) -> Array:
-        velocity = jnp.atleast_1d(jnp.asarray(params["velocity"], dtype))
-        if velocity.shape != (self.grid.ndim,):
-            raise ConfigError(
-                f"needs {self.grid.ndim} components", key="velocity", value=velocity.shape
-            )
+        velocity = jnp.asarray(params["velocity"], dtype)
+        velocity = jnp.broadcast_to(velocity, (self.grid.ndim,))
         waves = [jnp.asarray(k, dtype) for k in self.modes.wavenumbers()]
         parts = [c * k for c, k in zip(velocity, waves, strict=True)]
         kappa = jnp.asarray(params["diffusivity"], dtype)

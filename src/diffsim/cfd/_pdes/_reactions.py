@@ -68,6 +68,9 @@ class ReactionDiffusion(AbstractPDE):
     def not_negative(self) -> tuple[str, ...]:
         return ("diffusivity",)
 
+    def vectors(self) -> dict[str, int]:
+        return {"diffusivity": len(self.field_names)}
+
     def linear(self, params: Mapping[str, Any], dtype: Any) -> Array:
         diffusivity = jnp.asarray(params["diffusivity"], dtype)
         diffusivity = jnp.broadcast_to(diffusivity, (len(self.field_names),))
