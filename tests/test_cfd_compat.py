@@ -411,6 +411,7 @@ MENDED = (  # what failed and takes no minutes
 )
 
 
+@pytest.mark.slow
 def test_what_failed_of_jax_cfds_tests_passes(tmp_path):
     outcomes = upstream(tmp_path, "-k", MENDED)
     assert len(outcomes) > 60

@@ -14,6 +14,8 @@ import pytest
 import diffsim as ds
 from diffsim import cfd
 from diffsim.cfd import _pdes as pdes
+from diffsim.cfd._exponential import ETDRK4, AbstractStepper
+from diffsim.cfd._spectral_modes import PeriodicModes, rotated
 
 KEY = jax.random.key(0)
 METHODS = ("etdrk4", "etdrk2", "cn_rk4")
@@ -182,6 +184,34 @@ def test_kuramoto_sivashinsky_converges_before_chaos():
     assert off(end(128, 0.0125)[::2], best) < 3e-8
 
 
+class KortewegDeVries(pdes.AbstractPDE):
+    """∂u/∂t + 3 ∂(u²)/∂x + a ∂³u/∂x³ = 0: an equation of a user, with a complex linear part."""
+
+    modes: PeriodicModes
+    dt: float
+    method: AbstractStepper = ETDRK4()
+
+    def parameters(self) -> tuple[str, ...]:
+        return ("dispersion",)
+
+    def linear(self, params, dtype):
+        k = jnp.asarray(self.modes.wavenumbers()[0], dtype)
+        return jax.lax.complex(jnp.zeros_like(k), jnp.asarray(params["dispersion"], dtype) * k**3)
+
+    def nonlinear(self, params, spectrum, t):
+        (k,) = self.modes.wavenumbers()
+        return rotated(-3 * k, self.modes.modes(self.modes.points(spectrum) ** 2))
+
+
+def test_an_equation_of_a_users_own_moves_a_soliton():
+    pde = KortewegDeVries(PeriodicModes(cfd.Grid((128,), 40.0, lower=-20.0)), 0.01)
+    (x,) = pde.points()
+    soliton = lambda t: 0.75 / np.cosh(np.sqrt(1.5) / 2 * (x - 1.5 * t)) ** 2  # noqa: E731
+    laws = (ds.Conserved("mass", rtol=1e-13), ds.Conserved("energy", rtol=1e-7))
+    seen = run(pde, {"dispersion": 1.0}, 4.0, laws=laws, u=soliton(0.0))
+    assert off(seen["u"], soliton(4.0)) < 1e-6
+
+
 def by_differences(reaction, start, diffusivity, size, time):
     """The same equation on a line by diffrax: derivatives by a matrix made of Fourier modes."""
     n = start.shape[-1]
@@ -316,7 +346,15 @@ def gradient(name, adjoint):
     return jax.jit(jax.grad(loss_of(name, adjoint), argnums=(0, 1)))(*begin(name))
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = ("advection", "burgers etdrk4")
+
+
+def slow_but(quick, names):
+    """The other names in the slow tests alone: most of the time is compilation."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize("name", slow_but(QUICK, CASES))
 def test_gradients_are_those_of_finite_differences(name):
     at = begin(name)
     loss, slopes = jax.jit(loss_of(name, ds.Direct())), gradient(name, ds.Direct())
@@ -333,7 +371,7 @@ def test_gradients_are_those_of_finite_differences(name):
         assert np.vdot(slope, along) == pytest.approx(difference, rel=1e-6, abs=1e-9), i
 
 
-@pytest.mark.parametrize("name", ["advection", "burgers etdrk4", "gray_scott"])
+@pytest.mark.parametrize("name", slow_but(QUICK[1:], (*QUICK, "gray_scott")))
 def test_adjoints_agree(name):
     direct, checkpointed = gradient(name, ds.Direct()), gradient(name, ds.RecursiveCheckpoint(2))
     for a, b in zip(*map(jax.tree.leaves, (direct, checkpointed)), strict=True):

@@ -10,11 +10,13 @@ import numpy as np
 from .._errors import ConfigError
 from ._grid import Grid
 from ._incompressible import IncompressibleFlow
+from ._spectral import SpectralFlow
 
 Fields = tuple[np.ndarray, ...]
+Flow = IncompressibleFlow | SpectralFlow
 
 
-def taylor_green(flow: IncompressibleFlow, wavenumber: int = 1) -> Fields:
+def taylor_green(flow: Flow, wavenumber: int = 1) -> Fields:
     """u = cos kx sin ky, v = -sin kx cos ky (in 3D u and v times cos kz, w = 0), in a box of 2π.
 
     In 2D it decays as exp(-2 k² ν t) (Taylor and Green 1937, doi:10.1098/rspa.1937.0036); in 3D it
@@ -33,22 +35,20 @@ def taylor_green(flow: IncompressibleFlow, wavenumber: int = 1) -> Fields:
     return _sampled(flow, component)
 
 
-def uniform(flow: IncompressibleFlow, velocity: Sequence[float]) -> Fields:
+def uniform(flow: Flow, velocity: Sequence[float]) -> Fields:
     """The same velocity everywhere. Shapes: (1, *unknowns) of each component."""
     if len(velocity) != flow.grid.ndim:
         raise ConfigError(f"needs {flow.grid.ndim} components", key="velocity", value=velocity)
     return _sampled(flow, lambda c, x: np.full(x[0].shape, float(velocity[c])))
 
 
-def _sampled(
-    flow: IncompressibleFlow, component: Callable[[int, tuple[np.ndarray, ...]], np.ndarray]
-) -> Fields:
+def _sampled(flow: Flow, component: Callable[[int, tuple[np.ndarray, ...]], np.ndarray]) -> Fields:
     box = flow.box
     return tuple(component(c, box.coordinates(c))[None] for c in range(box.grid.ndim))
 
 
 def random_velocity(
-    flow: IncompressibleFlow,
+    flow: Flow,
     peak_wavenumber: float = 4.0,
     max_velocity: float = 1.0,
     seeds: Sequence[int] = (0,),
@@ -60,8 +60,12 @@ def random_velocity(
     component is `max_velocity`. k is in units of 2π/L. Shapes: (seeds, *unknowns).
     """
     grid = flow.grid
-    if not flow.box.periodic:
-        raise ConfigError("random_velocity needs a periodic box", key="conditions")
+    if not (isinstance(flow, IncompressibleFlow) and flow.box.periodic):
+        raise ConfigError(
+            "random_velocity needs a periodic IncompressibleFlow",
+            key="conditions",
+            allowed="RandomPotential(...).velocity gives the same field at the points of any grid",
+        )
     if not 0 < peak_wavenumber < min(grid.shape) / 6:
         raise ConfigError(
             "must be positive and under a sixth of the cells along an axis",

@@ -55,8 +55,8 @@ class SpectralFlow(AbstractSimulation):
     **Arguments:** `grid`; `dt`; `method`: "etdrk4", "etdrk2", "cn_rk4" (the trapezoidal rule for
     viscosity, as in JAX-CFD) or a stepper; `forcing`: what accelerates the fluid (`LinearDrag` is
     taken exactly); `dealias`: "2/3", "1/2" or "none"; `cfl_limit`: the largest Σᵢ max|uᵢ| dt/hᵢ,
-    over which a run has failed (status `cfl_exceeded`, a step late). "etdrk4" is stable up to 1.3
-    without viscosity, "etdrk2" needs some.
+    over which a run has failed (status `cfl_exceeded`, a step late). With "2/3", "etdrk4" and
+    "cn_rk4" are stable up to 1.3 without viscosity, "etdrk2" needs some.
 
     **Parameters:** `viscosity` ν [length²/time] and those that forcing names. **Conditions:**
     `velocity`, (axes, *grid.shape) at the points xᵢ = lower + i h that `points` gives (not the
@@ -220,8 +220,8 @@ class SpectralFlow(AbstractSimulation):
         return change
 
     def step(self, params: Mapping[str, Any], state: SpectralState) -> SpectralState:
-        # Differentiated, a step keeps its state alone, a fifth of what its fields at the points
-        # take, and is computed again.
+        # Differentiated, a step keeps its state alone, an eighth of what autodiff would keep of it,
+        # and is computed again.
         return eqx.filter_checkpoint(self._step, prevent_cse=False)(params, state)
 
     def _step(self, params: Mapping[str, Any], state: SpectralState) -> SpectralState:

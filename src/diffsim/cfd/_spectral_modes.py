@@ -21,7 +21,6 @@ from ._linear import AbstractLinear
 # aliases, N/4 one of three
 DEALIAS = {"2/3": 3, "1/2": 4, "none": 2}
 
-
 SIDES = ("periodic", "insulated", "fixed")
 
 
@@ -83,7 +82,7 @@ def counts(cut: Sequence[int]) -> np.ndarray:
 
 
 class PeriodicModes(eqx.Module):
-    """u(x) = Re Σ_k û_k e^{ik·(x - lower)}, |kᵢ| ≤ 2π cutᵢ/Lᵢ, on the points xᵢ = lower + i h.
+    """u(x) = Σ_k û_k e^{ik·(x - lower)}/n, |kᵢ| ≤ 2π cutᵢ/Lᵢ, on the n points xᵢ = lower + i h.
 
     Spectra are real: (2, …, *shape), the real and imaginary part of what `numpy.fft.rfftn` gives
     (no scaling), of the wave numbers 0 … cut, -cut … -1 along each axis but the last, which has
