@@ -174,7 +174,7 @@ def test_budget_of_energy_over_a_run():
 
 
 @pytest.mark.parametrize("convection", ["van_leer", *MORE])
-@pytest.mark.parametrize("name", ["periodic", "cavity"])
+@pytest.mark.parametrize("name", [pytest.param("periodic", marks=SLOW), "cavity"])
 def test_scalars_are_neither_made_nor_lost(convection, name):
     flow = cfd.IncompressibleFlow(
         cfd.Grid((16, 16)),
@@ -207,7 +207,9 @@ def errors(make, halvings, of):
 
 
 ORDERS = [
-    *(("periodic", "explicit", m, o) for m, o in (("euler", 1), ("rk2", 2), ("rk3", 3))),
+    ("periodic", "explicit", "rk3", 3),
+    pytest.param("periodic", "explicit", "euler", 1, marks=SLOW),
+    pytest.param("periodic", "explicit", "rk2", 2, marks=SLOW),
     pytest.param("cavity", "explicit", "rk3", 3, marks=SLOW),
     ("channel", "explicit", "rk4", 4),
     pytest.param("periodic", "implicit", "rk3", 2, marks=SLOW),
@@ -246,7 +248,7 @@ def smooth(box):
 
 
 @pytest.mark.parametrize("convection", ["central", pytest.param("van_leer", marks=SLOW)])
-@pytest.mark.parametrize("name", ["periodic", "cavity"])
+@pytest.mark.parametrize("name", [pytest.param("periodic", marks=SLOW), "cavity"])
 def test_second_order_in_space(convection, name):
     def centred(i):
         n = 16 * 2**i

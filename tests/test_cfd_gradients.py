@@ -154,7 +154,12 @@ def gradients(name: str):
     return by, direction, float(tangent), float(beyond(eps) - beyond(-eps)) / (2 * eps)
 
 
-@pytest.mark.parametrize("name", SIMULATIONS)
+LONG = {"central", "van Leer", "sub-steps"}  # to compile; those with sides run always
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in SIMULATIONS]
+)
 def test_gradients_by_every_exact_adjoint(name):
     by, direction, tangent, difference_quotient = gradients(name)
     dots = {
@@ -171,6 +176,7 @@ def test_gradients_by_every_exact_adjoint(name):
             np.testing.assert_allclose(x, y, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_hessian_vector_products_and_batches():
     flow = cfd.IncompressibleFlow(cfd.Grid((8, 8)), 0.05)
     u, v = taylor_green(flow.box)

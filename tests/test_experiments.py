@@ -9,6 +9,8 @@ from diffsim import config, run
 
 NAMES = sorted(config.experiments(None))
 SLOW = {  # to compile, mostly
+    "assimilate",
+    "cylinder",
     "influenza",
     "kepler_orbit",
     "lj_trajectory_fit",

@@ -79,7 +79,7 @@ def _finer(problem: Problem) -> Problem:
 def over_decades(times: Sequence[float] | np.ndarray) -> bool:
     """Whether times are spread over decades, so that a logarithmic axis shows them."""
     t = np.asarray(times)
-    return len(t) > 3 and t[0] > 0 and bool(t[-1] > 100 * t[0]) and bool(np.median(t) < 0.1 * t[-1])
+    return bool(len(t) > 3 and t[0] > 0 and t[-1] > 100 * t[0] and np.median(t) < 0.1 * t[-1])
 
 
 def _predicted(problem: Problem, result: FitResult) -> tuple[np.ndarray, ...]:
