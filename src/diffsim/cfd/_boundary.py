@@ -18,6 +18,11 @@ from ._stencil import Ghost, average, cut, difference, extended
 Value = float | str | np.ndarray
 
 
+def value_of(value: Any, params: Mapping[str, Any]) -> Any:
+    """A number, or the parameter of that name."""
+    return params[value] if isinstance(value, str) else value
+
+
 class AbstractSide(eqx.Module):
     """One side of the box: what velocity is there, and whether fluid may leave through it."""
 
@@ -133,7 +138,7 @@ def boundary_speed(sides: Sequence[Sides], params: Mapping[str, Any]) -> float:
     for pair in sides:
         for side in pair or ():
             if isinstance(side, (Wall, Inflow)):
-                given = [params[v] if isinstance(v, str) else v for v in side.velocity or ()]
+                given = [value_of(v, params) for v in side.velocity or ()]
                 speeds += [float(np.max(np.abs(np.asarray(v)))) for v in given]
     return max(speeds)
 
@@ -148,7 +153,7 @@ def side_velocity(
     value = side.velocity[component]
     if isinstance(value, (int, float)) and value == 0:
         return None
-    value = jnp.asarray(params[value] if isinstance(value, str) else value)
+    value = jnp.asarray(value_of(value, params))
     return jnp.expand_dims(value, axis) if value.ndim == ndim - 1 and ndim > 1 else value
 
 
@@ -294,6 +299,19 @@ class Box(eqx.Module):
         ]
         return sum(parts[1:], parts[0])
 
+    def cross_gradients(
+        self, velocity: Sequence[Array], params: Mapping[str, Any]
+    ) -> dict[tuple[int, int], tuple[Array, Array]]:
+        """∂u_b/∂x_a and ∂u_a/∂x_b for a < b at the edges, n + 1 along a and b."""
+        faces = [self.faces(u, axis, params) for axis, u in enumerate(velocity)]
+        h, found = self.grid.spacing, {}
+        for a in range(self.grid.ndim):
+            for b in range(a + 1, self.grid.ndim):
+                along_a = difference(self.beside(faces[b], b, a, params), a) / h[a]
+                along_b = difference(self.beside(faces[a], a, b, params), b) / h[b]
+                found[a, b] = along_a, along_b
+        return found
+
     def centred(self, velocity: Sequence[Array], params: Mapping[str, Any]) -> Array:
         """The velocity at the centres, shape (axes, *grid.shape)."""
         return jnp.stack(
@@ -307,8 +325,7 @@ def flow_balance(box: Box, params: Mapping[str, Any]) -> float:
     for axis, pair in enumerate(box.sides):
         for side, sign in zip(pair or (), (1.0, -1.0), strict=False):
             if isinstance(side, Inflow):
-                value = side.velocity[axis]
-                value = params[value] if isinstance(value, str) else value
+                value = value_of(side.velocity[axis], params)
                 area = box.grid.volume / box.grid.size[axis]
                 total += sign * float(np.mean(np.asarray(value))) * area
     return 0.0 if math.isclose(total, 0.0, abs_tol=1e-12) else total

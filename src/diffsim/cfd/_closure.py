@@ -10,9 +10,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._boundary import Box
-from ._forcing import value_of
-from ._stencil import average, difference, extended
+from ._boundary import Box, value_of
+from ._stencil import average, cut, difference, extended
 
 
 class AbstractClosure(eqx.Module):
@@ -68,12 +67,8 @@ def strains(
     faces = [box.faces(u, axis, params) for axis, u in enumerate(velocity)]
     spacing = box.grid.spacing
     own = [difference(f, axis) / h for axis, (f, h) in enumerate(zip(faces, spacing, strict=True))]
-    shear = {}
-    for a in range(box.grid.ndim):
-        for b in range(a + 1, box.grid.ndim):
-            along_b = difference(box.beside(faces[a], a, b, params), b) / spacing[b]
-            along_a = difference(box.beside(faces[b], b, a, params), a) / spacing[a]
-            shear[a, b] = 0.5 * (along_a + along_b)
+    crossed = box.cross_gradients(velocity, params)
+    shear = {pair: 0.5 * (along_a + along_b) for pair, (along_a, along_b) in crossed.items()}
     return own, shear
 
 
@@ -107,4 +102,4 @@ def _at_edges(box: Box, q: Array, a: int, b: int) -> Array:
 def _unknown_faces(box: Box, x: Array, axis: int) -> Array:
     """Of values at all n + 1 faces along an axis those where the velocity is unknown."""
     first = box.first_face(axis)
-    return x[(slice(None),) * axis + (slice(first, first + box.face_count(axis)),)]
+    return cut(x, axis, first, first + box.face_count(axis))

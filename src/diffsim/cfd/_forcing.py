@@ -12,15 +12,10 @@ import numpy as np
 from jaxtyping import Array
 
 from .._errors import ConfigError
-from ._boundary import Box
+from ._boundary import Box, value_of
 from ._grid import AXES
 
 Number = Any  # a number, or the name of a parameter
-
-
-def value_of(value: Any, params: Mapping[str, Any]) -> Any:
-    """A number, or the parameter of that name."""
-    return params[value] if isinstance(value, str) else value
 
 
 class AbstractForcing(eqx.Module):
@@ -168,7 +163,7 @@ class Modes(AbstractForcing):
     depends on y.
 
     **Arguments:** `count`: modes m = 1 … count; `coefficients`: the name of a parameter of shape
-    (2, count), a and b; `mean`: a number or the name of a parameter, added.
+    (2, count), a and b; `along`, `across`: the axes of the force and of its variation.
     """
 
     count: int = eqx.field(static=True, default=4)

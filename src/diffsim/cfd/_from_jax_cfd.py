@@ -15,6 +15,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from .._errors import ConfigError
 from .._simulation import RESULTS, AbstractSimulation
 from ._compat import repair_jax_cfd
+from ._measure import cfl_number, relative_divergence
 
 Velocity = tuple[Any, ...]  # of JAX-CFD's GridVariables, one an axis
 
@@ -300,9 +301,7 @@ def _relative_divergence(state: Velocity, grid: Any) -> Array:
     """h max|∇·u| / max|u|."""
     differences = _jax_cfd().finite_differences
     exact = differences.divergence if _on_faces(state, grid) else differences.centered_divergence
-    largest = jnp.max(jnp.abs(exact(state).data))
-    fastest = jnp.max(jnp.stack([jnp.max(jnp.abs(u.data)) for u in state]))
-    return max(grid.step) * largest / jnp.maximum(fastest, jnp.finfo(fastest.dtype).tiny)
+    return relative_divergence(grid.step, exact(state).data, [u.data for u in state])
 
 
 def _vorticity(state: Velocity, grid: Any) -> Array:
@@ -315,5 +314,4 @@ def _vorticity(state: Velocity, grid: Any) -> Array:
 
 def _cfl(state: Velocity, grid: Any, dt: float) -> Array:
     """Σᵢ max|uᵢ| dt/hᵢ."""
-    rates = [jnp.max(jnp.abs(u.data)) / h for u, h in zip(state, grid.step, strict=True)]
-    return jnp.sum(jnp.stack(rates)) * dt
+    return cfl_number(grid.step, dt, [u.data for u in state])

@@ -13,7 +13,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from .._errors import ConfigError
 from .._simulation import RESULTS, AbstractSimulation
-from ._boundary import Box, parameters_of
+from ._boundary import Box, parameters_of, value_of
 from ._checks import (
     check_balance,
     check_cfl,
@@ -25,9 +25,9 @@ from ._checks import (
 )
 from ._closure import AbstractClosure
 from ._convection import AbstractScheme, convection, laplacian, scheme_of
-from ._forcing import AbstractForcing, Cylinder, value_of
+from ._forcing import AbstractForcing, Cylinder
 from ._grid import Grid
-from ._measure import measured
+from ._measure import cfl_number, measured
 from ._probes import Probes
 from ._scalar import Scalar
 from ._spectra import (
@@ -68,12 +68,13 @@ class IncompressibleFlow(AbstractSimulation):
     `Wall`, `Slip`, `Inflow`, `Outflow`; `convection`: "central" (keeps the energy), "van_leer" (no
     new extrema), "upwind", or a scheme; `method`: "euler", "rk2", "rk3", "rk4"; `forcing`: what
     accelerates the fluid; `scalars`: what it carries; `body`: a solid in it; `closure`: what stands
-    for the scales below the grid; `cfl_limit`: the largest Σᵢ max|uᵢ| dt/hᵢ, over which a run has
-    failed (status `cfl_exceeded`); `max_substeps`: into how many equal parts a step may be split
-    to keep under it.
+    for the scales below the grid; `extra`: further observables such as `Probes`; `start`: an
+    initial field made of parameters, where no condition gives one; `cfl_limit`: the largest
+    Σᵢ max|uᵢ| dt/hᵢ, over which a run has failed (status `cfl_exceeded`); `max_substeps`: into how
+    many equal parts a step may be split to keep under it.
 
-    **Parameters:** `viscosity` ν [length²/time] and those that boundaries, forcing, scalars and
-    closure name. **Conditions:** `velocity`, a component an axis of the shapes that
+    **Parameters:** `viscosity` ν [length²/time] and those that boundaries, forcing, scalars,
+    closure and start name. **Conditions:** `velocity`, a component an axis of the shapes that
     `velocity_shapes` tells (default: at rest), made free of divergence; `scalars`, by name.
 
     Observables: `velocity` and `pressure` at the centres, `vorticity` (2D, at the corners),
@@ -369,15 +370,9 @@ class IncompressibleFlow(AbstractSimulation):
         )
 
     def cfl(self, params: Mapping[str, Any], state: FlowState) -> Array:
-        """max over the faces of |uᵢ| dt/hᵢ, summed over the axes."""
+        """Σᵢ max|uᵢ| dt/hᵢ over the faces."""
         del params
-        return sum(
-            (
-                jnp.max(jnp.abs(u)) * (self.dt / h)
-                for u, h in zip(state.velocity, self.grid.spacing, strict=True)
-            ),
-            jnp.zeros((), state.time.dtype),
-        )
+        return cfl_number(self.grid.spacing, self.dt, state.velocity)
 
     def status(self, state: FlowState) -> RESULTS:
         cfl = self.cfl({}, state)

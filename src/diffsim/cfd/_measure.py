@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from ._boundary import Box
 from ._convection import laplacian
-from ._stencil import difference, second_difference
+from ._stencil import cut, difference, extended, second_difference
 
 if TYPE_CHECKING:
     from ._incompressible import FlowState, IncompressibleFlow
@@ -29,7 +29,9 @@ def measured(
         "momentum": jnp.stack(
             [jnp.sum(u) * box.grid.cell_volume / box.grid.volume for u in velocity]
         ),
-        "divergence": relative_divergence(box, velocity, params),
+        "divergence": relative_divergence(
+            box.grid.spacing, box.divergence(velocity, params), velocity
+        ),
         "cfl": flow.cfl(params, state),
         "enstrophy": enstrophy(box, velocity, params),
     }
@@ -54,30 +56,32 @@ def mean_product(box: Box, a: Sequence[Array], b: Sequence[Array]) -> Array:
     return share * sum(products[1:], products[0])
 
 
-def relative_divergence(box: Box, velocity: Sequence[Array], params: Mapping[str, Any]) -> Array:
+def relative_divergence(
+    spacing: Sequence[float], divergence: Array, velocity: Sequence[Array]
+) -> Array:
     """h max|∇·u| / max|u|."""
     fastest = jnp.max(jnp.stack([jnp.max(jnp.abs(u)) for u in velocity]))
-    largest = jnp.max(jnp.abs(box.divergence(velocity, params)))
     tiny = jnp.finfo(fastest.dtype).tiny
-    return max(box.grid.spacing) * largest / jnp.maximum(fastest, tiny)
+    return max(spacing) * jnp.max(jnp.abs(divergence)) / jnp.maximum(fastest, tiny)
+
+
+def cfl_number(spacing: Sequence[float], dt: float, velocity: Sequence[Array]) -> Array:
+    """Σᵢ max|uᵢ| dt/hᵢ."""
+    parts = [jnp.max(jnp.abs(u)) * (dt / h) for u, h in zip(velocity, spacing, strict=True)]
+    return sum(parts[1:], parts[0])
 
 
 def vorticity(
     box: Box, velocity: Sequence[Array], params: Mapping[str, Any]
 ) -> dict[tuple[int, int], Array]:
     """∂u_b/∂x_a - ∂u_a/∂x_b for a < b at the edges: n along a periodic axis, else n + 1."""
-    faces = [box.faces(u, axis, params) for axis, u in enumerate(velocity)]
-    spacing = box.grid.spacing
     found = {}
-    for a in range(box.grid.ndim):
-        for b in range(a + 1, box.grid.ndim):
-            along_a = difference(box.beside(faces[b], b, a, params), a) / spacing[a]
-            along_b = difference(box.beside(faces[a], a, b, params), b) / spacing[b]
-            curl = along_a - along_b
-            for axis in (a, b):
-                if box.sides[axis] is None:  # face 0 is face n
-                    curl = curl[(slice(None),) * axis + (slice(1, None),)]
-            found[a, b] = curl
+    for (a, b), (along_a, along_b) in box.cross_gradients(velocity, params).items():
+        curl = along_a - along_b
+        for axis in (a, b):
+            if box.sides[axis] is None:  # face 0 is face n
+                curl = cut(curl, axis, 1, None)
+        found[a, b] = curl
     return found
 
 
@@ -104,8 +108,8 @@ def centre_lines(
     lines = {}
     for axis, (name, u) in enumerate(zip(("u", "v"), velocity, strict=True)):
         faces, n = box.faces(u, axis, params), box.grid.shape[axis]
-        middle = (slice(None),) * axis + (slice(n // 2, n // 2 + 1 + n % 2),)
-        lines[f"centreline_{name}"] = jnp.mean(faces[middle], axis)
+        middle = cut(faces, axis, n // 2, n // 2 + 1 + n % 2)
+        lines[f"centreline_{name}"] = jnp.mean(middle, axis)
     return lines
 
 
@@ -165,7 +169,7 @@ def _inner(box: Box, tendency: Sequence[Array]) -> Array:
     for axis, (f, h) in enumerate(zip(tendency, box.grid.spacing, strict=True)):
         first, n = box.first_face(axis), box.grid.shape[axis]
         if box.sides[axis] is None:
-            full = jnp.concatenate([f[(slice(None),) * axis + (slice(-1, None),)], f], axis)
+            full = extended(f, axis, "wrap", None)
         else:
             widths = [(0, 0)] * f.ndim
             widths[axis] = (first, n + 1 - first - f.shape[axis])

@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Array
 
 from .._errors import ConfigError
-from ._boundary import Box
+from ._boundary import Box, value_of
 from ._convection import AbstractScheme
-from ._forcing import value_of
 from ._grid import AXES
 from ._stencil import difference, extended, second_difference
 

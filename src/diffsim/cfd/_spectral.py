@@ -17,10 +17,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._errors import ConfigError
 from .._simulation import RESULTS, AbstractSimulation
 from ._boundary import Box
+from ._checks import check_names, checked_dt
 from ._exponential import AbstractStepper, Fields, stepper_of
 from ._forcing import AbstractForcing
 from ._grid import Grid
-from ._incompressible import checked_dt
+from ._measure import cfl_number
 from ._spectral_conditions import check_conditions, fastest
 from ._spectral_equations import AbstractEquation, equation_of, total
 from ._spectral_forcing import added, completed, drag_of, steady_force, varying_force
@@ -150,11 +151,7 @@ class SpectralFlow(AbstractSimulation):
         mean_velocity: Any = None,
     ) -> None:
         """Host side: refuse parameters and fields that cannot be right."""
-        for name in self.parameters():
-            if name not in params:
-                raise ConfigError(
-                    "missing parameter", key=name, allowed=tuple(params) or self.parameters()
-                )
+        check_names(self.parameters(), params)
         viscosity = np.asarray(params["viscosity"])
         if not (np.all(np.isfinite(viscosity)) and np.all(viscosity >= 0)):
             raise ConfigError("must be finite and not negative", key="viscosity", value=viscosity)
@@ -242,11 +239,7 @@ class SpectralFlow(AbstractSimulation):
 
     def cfl(self, velocity: Sequence[Array]) -> Array:
         """Σᵢ max|uᵢ| dt/hᵢ."""
-        numbers = [
-            jnp.max(jnp.abs(u)) * (self.dt / h)
-            for u, h in zip(velocity, self.grid.spacing, strict=True)
-        ]
-        return sum(numbers[1:], numbers[0])
+        return cfl_number(self.grid.spacing, self.dt, velocity)
 
     def status(self, state: SpectralState) -> RESULTS:
         finite = jnp.isfinite(state.cfl + sum(jnp.sum(x) for x in state.fields))

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._forcing import AbstractForcing, Acceleration, KolmogorovForcing, LinearDrag, Modes, value_of
+from ._boundary import value_of
+from ._forcing import AbstractForcing, Acceleration, KolmogorovForcing, LinearDrag, Modes
 from ._spectral_modes import PeriodicModes
 
 STEADY = (KolmogorovForcing, Modes, Acceleration)  # of the parameters alone

@@ -17,7 +17,7 @@ from ..._errors import ConfigError
 from ..._simulation import RESULTS, AbstractSimulation
 from .._exponential import AbstractStepper
 from .._grid import Grid
-from .._spectral_modes import floating
+from .._spectral_modes import PeriodicModes, floating, rotated
 
 
 class PDEState(eqx.Module):
@@ -162,3 +162,9 @@ class AbstractPDE(AbstractSimulation):
 def need_one_axis(grid: Grid) -> None:
     if grid.ndim != 1:
         raise ConfigError("needs a grid of one axis", key="grid", value=grid.shape)
+
+
+def steepening(modes: PeriodicModes, spectrum: Array) -> Array:
+    """-∂(u²/2)/∂x between the modes of a line."""
+    (k,) = modes.wavenumbers()
+    return rotated(-0.5 * k, modes.modes(modes.points(spectrum) ** 2))

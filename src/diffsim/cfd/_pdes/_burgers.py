@@ -9,11 +9,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._checks import checked_dt
 from .._exponential import AbstractStepper, stepper_of
 from .._grid import Grid
-from .._incompressible import checked_dt
-from .._spectral_modes import PeriodicModes, rotated
-from ._abstract import AbstractPDE, need_one_axis
+from .._spectral_modes import PeriodicModes
+from ._abstract import AbstractPDE, need_one_axis, steepening
 
 
 class Burgers(AbstractPDE):
@@ -57,5 +57,4 @@ class Burgers(AbstractPDE):
         return -viscosity * jnp.asarray(self.modes.squared(), dtype)
 
     def nonlinear(self, params: Mapping[str, Any], spectrum: Array, t: Array) -> Array:
-        (k,) = self.modes.wavenumbers()
-        return rotated(-0.5 * k, self.modes.modes(self.modes.points(spectrum) ** 2))
+        return steepening(self.modes, spectrum)

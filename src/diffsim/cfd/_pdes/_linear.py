@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._checks import checked_dt
 from .._exponential import AbstractStepper, Exact
 from .._grid import Grid
-from .._incompressible import checked_dt
 from .._spectral_modes import MirroredModes, PeriodicModes
 from ._abstract import AbstractPDE
 

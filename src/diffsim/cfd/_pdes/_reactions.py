@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._errors import ConfigError
+from .._checks import checked_dt
 from .._exponential import AbstractStepper, stepper_of
 from .._grid import Grid
-from .._incompressible import checked_dt
 from .._spectral_modes import PeriodicModes
 from ._abstract import AbstractPDE
 
