@@ -12,6 +12,7 @@ from ._errors import ConfigError as ConfigError
 from ._errors import LawBroken as LawBroken
 from ._errors import SimulationError as SimulationError
 from ._experiment import AdjointStudy as AdjointStudy
+from ._experiment import ChangeStudy as ChangeStudy
 from ._experiment import DriftStudy as DriftStudy
 from ._experiment import Experiment as Experiment
 from ._experiment import FrequencyStudy as FrequencyStudy
@@ -25,6 +26,10 @@ from ._experiment import ShootingStudy as ShootingStudy
 from ._experiment import StepSizeStudy as StepSizeStudy
 from ._experiment import TruthStudy as TruthStudy
 from ._experiment import ValuesStudy as ValuesStudy
+from ._experiment._decorrelation_study import DecorrelationStudy as DecorrelationStudy
+from ._experiment._flow_reference import FlowReference as FlowReference
+from ._experiment._flow_reference import window_starts as window_starts
+from ._experiment._flow_reference import window_vorticity as window_vorticity
 from ._fit import NUTS as NUTS
 from ._fit import SVI as SVI
 from ._fit import CurveFit as CurveFit
@@ -57,6 +62,7 @@ from ._simulation import Integral as Integral
 from ._solve import Solution as Solution
 from ._solve import solve as solve
 from ._statistics import blocking as blocking
+from ._store import fitted as fitted
 from ._table import column as column
 from ._table import dataset as dataset
 from ._units import convert as convert

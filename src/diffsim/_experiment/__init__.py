@@ -1,5 +1,6 @@
 """An experiment: a simulation or a fit from a configuration to a run directory."""
 
+from ._change_study import ChangeStudy as ChangeStudy
 from ._dynamics_studies import DriftStudy as DriftStudy
 from ._dynamics_studies import PathsStudy as PathsStudy
 from ._experiment import Experiment as Experiment

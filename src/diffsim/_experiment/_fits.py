@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -19,6 +19,7 @@ from .._fit import FitResult, check_squares, fit, least_squares, scalars
 from .._problem import Problem
 from .._solve import over_batch
 from .._statistics import blocking
+from .._store import write_parameters
 from ._series import series
 from ._session import Session
 from ._simulate import open_trajectory, rdf_table
@@ -81,6 +82,7 @@ class AbstractFitTask(eqx.Module):
         measured["converged"] = result.converged
         if experiment.held_out:
             measured["refitted_on"] = experiment.problem.batch
+        write_parameters(session.directory.parameters, result.values)
         sampling = watch.compile_s
         pieces = {
             "parameters": parameters(experiment, result),
@@ -118,17 +120,14 @@ class LeastSquaresFit(AbstractFitTask):
 
     def check_own(self, experiment: Experiment) -> None:
         check_squares(experiment.problem)
-        for saves in self.horizons:
-            experiment.problem.until(saves)
-        if list(self.horizons) != sorted(set(self.horizons)):
-            raise ConfigError("must increase", key="fit.horizons", value=self.horizons)
+        check_horizons(self.horizons, experiment.problem)
 
     def solve(self, experiment: Experiment, watch: Any, **further: Any) -> FitResult:
-        problem = experiment.problem
-        for saves in () if "former" in further else self.horizons:
-            found = self._least_squares(problem.until(saves), experiment, watch, **further)
-            problem = problem.starting_at({name: found.values[name] for name in problem.free})
-        return self._least_squares(problem, experiment, watch, **further)
+        return over_horizons(
+            lambda problem: self._least_squares(problem, experiment, watch, **further),
+            experiment.problem,
+            () if "former" in further else self.horizons,
+        )
 
     def _least_squares(
         self, problem: Problem, experiment: Experiment, watch: Any, **further: Any
@@ -149,29 +148,57 @@ class LeastSquaresFit(AbstractFitTask):
 
 
 class OptaxFit(AbstractFitTask):
-    """`diffsim.fit` with its options: any optax `optimiser`, `steps`, `tol` of the gradient."""
+    """`diffsim.fit` with its options: any optax `optimiser`, `steps`, `tol` of the gradient,
+    `batch`; and `horizons` as in `LeastSquaresFit`, each of them for as many steps."""
 
     optimiser: optax.GradientTransformation | None = None
     steps: int = 200
     tol: float | None = None
+    batch: int | None = None
+    horizons: tuple[int, ...] = eqx.field(converter=tuple, default=())
+
+    def check_own(self, experiment: Experiment) -> None:
+        check_horizons(self.horizons, experiment.problem)
 
     def solve(self, experiment: Experiment, watch: Any, **further: Any) -> FitResult:
         former = further.pop("former", None)
         problem = experiment.problem
         if former is not None:
-            start = {k: np.asarray(v) for k, v in former.values.items()}
-            problem = problem.starting_at(start)
-        return fit(
-            problem,
-            self.optimiser,
-            steps=self.steps,
-            adjoint=experiment.adjoint,
-            key=jax.random.key(experiment.seed),
-            tol=self.tol,
-            chunk=experiment.chunk,
-            watch=watch,
-            **further,
-        )
+            problem = problem.starting_at({k: former.values[k] for k in problem.free})
+
+        def one(problem: Problem) -> FitResult:
+            return fit(
+                problem,
+                self.optimiser,
+                steps=self.steps,
+                adjoint=experiment.adjoint,
+                key=jax.random.key(experiment.seed),
+                tol=self.tol,
+                batch=self.batch,
+                chunk=experiment.chunk,
+                watch=watch,
+                **further,
+            )
+
+        return over_horizons(one, problem, self.horizons if former is None else ())
+
+
+def check_horizons(horizons: tuple[int, ...], problem: Problem) -> None:
+    """Refuse horizons that the schedule does not have, or that do not grow."""
+    for saves in horizons:
+        problem.until(saves)
+    if list(horizons) != sorted(set(horizons)):
+        raise ConfigError("must increase", key="fit.horizons", value=horizons)
+
+
+def over_horizons(
+    solve: Callable[[Problem], FitResult], problem: Problem, horizons: tuple[int, ...]
+) -> FitResult:
+    """A fit of each horizon and of the whole, each from where the one before ended."""
+    for saves in horizons:
+        found = solve(problem.until(saves))
+        problem = problem.starting_at({name: found.values[name] for name in problem.free})
+    return solve(problem)
 
 
 class _Watch:

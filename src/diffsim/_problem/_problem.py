@@ -195,6 +195,12 @@ class Problem(eqx.Module):
         targets = tuple(target.until(saves) for target in self.targets)
         return dataclasses.replace(self, schedule=schedule, targets=targets)
 
+    def rows(self, conditions: Array | np.ndarray) -> Problem:
+        """The same of some conditions alone, given by their numbers."""
+        kept = jax.tree.map(lambda x: jnp.asarray(x[conditions]), self.conditions or {})
+        targets = tuple(target.rows(conditions) for target in self.targets)
+        return dataclasses.replace(self, conditions=kept or None, targets=targets)
+
     def initial(self) -> dict[str, PyTree]:
         """θ at the parameters' starting values."""
         return {name: self.parameters[name].unconstrained() for name in self.free}
@@ -277,7 +283,7 @@ class Problem(eqx.Module):
             return solve(
                 self.simulation,
                 params,
-                self._equilibrated(params, state) if samples is None else state,
+                self.equilibrated(params, state) if samples is None else state,
                 schedule=self.schedule,
                 adjoint=how,
                 observables=names,
@@ -307,7 +313,8 @@ class Problem(eqx.Module):
             out.append(series * self._factor(target))
         return out
 
-    def _equilibrated(self, params: PyTree, state: PyTree) -> PyTree:
+    def equilibrated(self, params: PyTree, state: PyTree) -> PyTree:
+        """A state after the `equilibration` steps, outside of every gradient."""
         if not self.equilibration:
             return state
         dynamic, static = eqx.partition((params, state), eqx.is_array)

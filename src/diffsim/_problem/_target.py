@@ -23,6 +23,12 @@ def _array(data: Any) -> Any:
     return np.asarray(data, dtype=float) if isinstance(data, (list, tuple)) else data
 
 
+def _rows(values: Any, conditions: Array | np.ndarray) -> Any:
+    """Some rows of an array, as an array of JAX, which a compiled function takes as an argument; of
+    a number the number."""
+    return jnp.asarray(values[conditions]) if np.ndim(values) else values
+
+
 class Target(eqx.Module):
     """r = √weight (A(θ) - data)/sigma: a measured value of an observable.
 
@@ -96,6 +102,19 @@ class Target(eqx.Module):
         if not isinstance(self.sigma, str):
             changes["sigma"] = shorter(self.sigma)
         return dataclasses.replace(self, **changes)
+
+    def rows(self, conditions: Array | np.ndarray) -> Target:
+        """The same of some conditions alone."""
+        return dataclasses.replace(
+            self,
+            data=_rows(self.data, conditions),
+            mask=None if self.mask is None else _rows(self.mask, conditions),
+            sigma=self.sigma if isinstance(self.sigma, str) else self._rows_of_sigma(conditions),
+        )
+
+    def _rows_of_sigma(self, conditions: Array | np.ndarray) -> Any:
+        per_condition = np.ndim(self.sigma) == np.ndim(self.data) and len(self.sigma) > 1
+        return _rows(self.sigma, conditions) if per_condition else self.sigma
 
     def check_shapes(self, conditions: int, saves: int, observed: tuple[int, ...]) -> None:
         """Refuse data that would be compared with something else than what they measure."""

@@ -1,7 +1,10 @@
 """What a run leaves on disk: its directory, trajectories (HDF5), restarts (Orbax), provenance."""
 
+from .cached import cached_arrays as cached_arrays
 from .h5md_unit import h5md_unit as h5md_unit
 from .json_text import to_json as to_json
+from .parameters import fitted as fitted
+from .parameters import write_parameters as write_parameters
 from .provenance import file_sha256 as file_sha256
 from .provenance import mask_secrets as mask_secrets
 from .provenance import peak_bytes as peak_bytes

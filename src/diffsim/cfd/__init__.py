@@ -8,6 +8,9 @@ from ._boundary import Wall as Wall
 from ._closure import AbstractClosure as AbstractClosure
 from ._closure import Smagorinsky as Smagorinsky
 from ._compat import repair_jax_cfd as repair_jax_cfd
+from ._control import MeanProfile as MeanProfile
+from ._control import SolenoidalForce as SolenoidalForce
+from ._control import no_control as no_control
 from ._convection import AbstractScheme as AbstractScheme
 from ._convection import Central as Central
 from ._convection import Upwind as Upwind
@@ -19,6 +22,9 @@ from ._fields import RandomPotential as RandomPotential
 from ._fields import random_velocity as random_velocity
 from ._fields import taylor_green as taylor_green
 from ._fields import uniform as uniform
+from ._filter import coarsened as coarsened
+from ._filter import corner_vorticity as corner_vorticity
+from ._filter import face_averages as face_averages
 from ._forcing import AbstractForcing as AbstractForcing
 from ._forcing import Acceleration as Acceleration
 from ._forcing import BodyForce as BodyForce
@@ -32,7 +38,11 @@ from ._from_jax_cfd import from_jax_cfd as from_jax_cfd
 from ._grid import Grid as Grid
 from ._incompressible import FlowState as FlowState
 from ._incompressible import IncompressibleFlow as IncompressibleFlow
+from ._learned import LearnedCorrection as LearnedCorrection
+from ._learned import LearnedInterpolation as LearnedInterpolation
+from ._learned import LearnedViscosity as LearnedViscosity
 from ._measure import vorticity_correlation as vorticity_correlation
+from ._networks import FieldNetwork as FieldNetwork
 from ._pdes import AbstractPDE as AbstractPDE
 from ._pdes import AdvectionDiffusion as AdvectionDiffusion
 from ._pdes import Burgers as Burgers
@@ -42,6 +52,7 @@ from ._pdes import Heat as Heat
 from ._pdes import KuramotoSivashinsky as KuramotoSivashinsky
 from ._pdes import PDEState as PDEState
 from ._pdes import ReactionDiffusion as ReactionDiffusion
+from ._probes import AbstractProbe as AbstractProbe
 from ._probes import Probes as Probes
 from ._scalar import Scalar as Scalar
 from ._spectral import SpectralFlow as SpectralFlow

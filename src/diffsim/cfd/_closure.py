@@ -48,16 +48,32 @@ class Smagorinsky(AbstractClosure):
     def tendency(
         self, box: Box, params: Mapping[str, Any], velocity: Sequence[Array]
     ) -> tuple[Array, ...]:
-        mixing = (
-            value_of(self.coefficient, params) * box.grid.cell_volume ** (1 / box.grid.ndim)
-        ) ** 2
+        mixing = mixing_length(box, self.coefficient, params) ** 2
         own, shear = strains(box, params, velocity)
-        squares = sum((2 * s**2 for s in own), jnp.zeros(()))
-        for (a, b), s in shear.items():
-            squares = squares + 4 * average(average(s**2, a), b)
-        # the root's slope at zero is infinite: keep away by a rounding of the strain
-        tiny = jnp.finfo(velocity[0].dtype).tiny
-        return stress_divergence(box, mixing * jnp.sqrt(squares + tiny), own, shear)
+        return stress_divergence(box, mixing * strain_rate(own, shear), own, shear)
+
+
+def mixing_length(box: Box, coefficient: Any, params: Mapping[str, Any]) -> Any:
+    """C Δ."""
+    return value_of(coefficient, params) * box.grid.cell_volume ** (1 / box.grid.ndim)
+
+
+def strain_rate(own: Sequence[Array], shear: Mapping[tuple[int, int], Array]) -> Array:
+    """|S| = √(2 S:S) at the centres."""
+    squares = [2 * s**2 for s in own]
+    squares += [4 * average(average(s**2, a), b) for (a, b), s in shear.items()]
+    return _root(squares)
+
+
+def rotation_rate(box: Box, params: Mapping[str, Any], velocity: Sequence[Array]) -> Array:
+    """|Ω| = √(2 Ω:Ω) = |ω| at the centres."""
+    crossed = box.cross_gradients(velocity, params)
+    return _root([average(average((x - y) ** 2, a), b) for (a, b), (x, y) in crossed.items()])
+
+
+def _root(squares: Sequence[Array]) -> Array:
+    # a root's slope at zero is infinite: keep away by a rounding of the rates
+    return jnp.sqrt(sum(squares, jnp.finfo(squares[0].dtype).tiny))
 
 
 def strains(

@@ -28,7 +28,7 @@ from ._convection import AbstractScheme, convection, laplacian, scheme_of
 from ._forcing import AbstractForcing, Cylinder
 from ._grid import Grid
 from ._measure import cfl_number, measured
-from ._probes import Probes
+from ._probes import AbstractProbe
 from ._scalar import Scalar
 from ._spectra import (
     diagonally,
@@ -93,7 +93,7 @@ class IncompressibleFlow(AbstractSimulation):
     scalars: tuple[Scalar, ...]
     body: Cylinder | None
     closure: AbstractClosure | None
-    extra: tuple[Probes, ...]
+    extra: tuple[AbstractProbe, ...]
     start: AbstractStart | None
     cfl_limit: float = eqx.field(static=True)
     max_substeps: int = eqx.field(static=True)
@@ -111,7 +111,7 @@ class IncompressibleFlow(AbstractSimulation):
         scalars: Scalar | Sequence[Scalar] = (),
         body: Cylinder | None = None,
         closure: AbstractClosure | None = None,
-        extra: Probes | Sequence[Probes] = (),
+        extra: AbstractProbe | Sequence[AbstractProbe] = (),
         start: AbstractStart | None = None,
         cfl_limit: float = 1.0,
         max_substeps: int = 1,
@@ -122,7 +122,7 @@ class IncompressibleFlow(AbstractSimulation):
         self.start = start
         self.forcing = (forcing,) if isinstance(forcing, AbstractForcing) else tuple(forcing)
         self.scalars = (scalars,) if isinstance(scalars, Scalar) else tuple(scalars)
-        self.extra = (extra,) if isinstance(extra, Probes) else tuple(extra)
+        self.extra = (extra,) if isinstance(extra, AbstractProbe) else tuple(extra)
         self.cfl_limit, self.max_substeps = float(cfl_limit), max_substeps
 
     def __check_init__(self):

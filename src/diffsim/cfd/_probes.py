@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,21 @@ from .._errors import ConfigError
 from ._boundary import Box
 
 
-class Probes(eqx.Module):
+class AbstractProbe(eqx.Module):
+    """A further observable of a flow, called `name`."""
+
+    name: eqx.AbstractVar[str]
+
+    @abstractmethod
+    def __call__(self, box: Box, velocity: Sequence[Array], params: Mapping[str, Any]) -> Array:
+        """Its value."""
+
+    def check(self, box: Box) -> None:
+        """Refuse, before anything is traced, a box that it does not fit."""
+        del box
+
+
+class Probes(AbstractProbe):
     """u(x_p) by linear interpolation of the staggered values, at points x_p: an observable of shape
     (points, axes), second order in the grid.
 

@@ -1,0 +1,153 @@
+"""The iteration of a fit by an optimiser of optax."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from .._errors import SimulationError
+from ._derivative import explicit
+from ._evaluate import Evaluator, Run
+from ._result import scalars
+
+TOL = 1e-6  # of the gradient in parameters of size one, relative to the loss, both per datum
+IDLE = 10  # iterations without a better loss after which a line search has no further to go
+GAIN = 1e-12  # of the loss, relative, that counts as better
+FLAT = 1e-2  # the slope, as for `TOL`, under which that counts as converged
+HALVINGS = 30  # at most, on the way back from where a trajectory fails
+
+
+@eqx.filter_jit
+def update(
+    transform: Any, unravel: Any, run: Run, z: Array, state: Any, loss: Array, gradient: Array
+) -> tuple[Array, Any]:
+    """One step of the optimiser; a line search evaluates the loss inside."""
+    count = run.problem.data_points
+
+    def value(z: Array) -> Array:
+        loss, prediction = run.loss(unravel(z))
+        failed = jnp.any(prediction.solution.first_bad_step >= 0)
+        return jnp.where(failed, jnp.inf, loss / count)  # a line search steps back from there
+
+    # a line search calls jax.grad
+    share = value if "reverse" in run.adjoint.modes else explicit(value, forward=True)
+    gradient = gradient / count
+    updates, state = transform.update(
+        gradient, state, z, value=loss / count, grad=gradient, value_fn=share
+    )
+    return strong((z + updates, state))
+
+
+def strong(tree: Any) -> Any:
+    """Without weak types, which would compile the same step anew as they come and go."""
+    return jax.tree.map(
+        lambda x: jax.lax.convert_element_type(x, x.dtype) if eqx.is_array(x) else x, tree
+    )
+
+
+@dataclasses.dataclass
+class Iterate:
+    """An evaluated z."""
+
+    z: Array
+    loss: float
+    gradient: Array
+    prediction: Any
+
+
+class Descent:
+    """The iteration: an evaluation, a step of the optimiser; a record each."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        mask: np.ndarray,
+        transform: optax.GradientTransformationExtraArgs,
+        tol: float | None,
+    ):
+        self.evaluator, self.mask, self.transform, self.tol = evaluator, mask, transform, tol
+        self.problem = evaluator.problem
+        self.history: list[dict[str, Any]] = []
+        self.best: Iterate | None = None
+        self.idle, self.converged = 0, False
+        self.searches = searches(transform.init(evaluator.start)) and not evaluator.sampled
+
+    def run(self, steps: int) -> Iterate:
+        """The best of `steps` iterates, or of those to convergence."""
+        z = strong(self.evaluator.start)
+        state = strong(self.transform.init(z))
+        back = 0
+        for _ in range(steps):
+            try:
+                point = self._evaluate(z)
+            except SimulationError:
+                back += 1
+                if self.best is None or back > HALVINGS or not self.searches:
+                    raise
+                if not bool(jnp.all(jnp.isfinite(z))):
+                    raise
+                z = (z + self.best.z) / 2
+                state = strong(self.transform.init(z))
+                continue
+            back = 0
+            if self._ends(point):
+                break
+            run = self.evaluator.run(self.mask, z)
+            slope = strong((jnp.asarray(point.loss, z.dtype), point.gradient))
+            z, state = update(self.transform, self.evaluator.unravel, run, z, state, *slope)
+        assert self.best is not None
+        return self.best
+
+    def _evaluate(self, z: Array) -> Iterate:
+        began = time.perf_counter()
+        loss, gradient, prediction, facts = self.evaluator.at(z, self.mask)
+        point = Iterate(z, float(loss), gradient, prediction)
+        self._keep(point)
+        record = {
+            "iteration": len(self.history),
+            "loss": point.loss,
+            "parameters": scalars(self.problem.values(self.evaluator.unravel(z))),
+            "gradient_norm": float(jnp.linalg.norm(gradient)) / self.problem.data_points,
+            **facts,
+            "seconds": time.perf_counter() - began,
+        }
+        self.history.append(record)
+        self.evaluator.watch("iteration", record)
+        return point
+
+    def _keep(self, point: Iterate) -> None:
+        """The best so far, and for how long it has been about that."""
+        gain = max(GAIN, float(jnp.finfo(point.z.dtype).eps))
+        former = np.inf if self.best is None else self.best.loss
+        self.idle = 0 if point.loss < former - gain * min(abs(former), 1e300) else self.idle + 1
+        if self.best is None or point.loss < former:
+            self.best = point
+
+    def _ends(self, point: Iterate) -> bool:
+        """Whether the slope vanishes, or nothing more is gained."""
+        count = self.problem.data_points
+        if self.tol is not None:
+            self.converged = float(jnp.linalg.norm(point.gradient)) / count <= self.tol
+            return self.converged
+        slope = float(jnp.linalg.norm(point.gradient * jnp.maximum(1.0, jnp.abs(point.z))))
+        slope /= max(count, abs(point.loss))
+        self.converged = slope <= TOL
+        if self.searches and self.idle >= IDLE:
+            self.converged = slope <= FLAT
+            return True
+        return self.converged
+
+
+def searches(state: Any) -> bool:
+    """Whether an optimiser evaluates the loss on its own, and steps back where it is infinite."""
+    kinds = (optax.ScaleByZoomLinesearchState, optax.ScaleByBacktrackingLinesearchState)
+    is_one = lambda x: isinstance(x, kinds)  # noqa: E731
+    return any(is_one(x) for x in jax.tree.leaves(state, is_leaf=is_one))
