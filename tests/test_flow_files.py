@@ -1,5 +1,6 @@
-"""Fields on disk: with coordinates for xarray, described for ParaView."""
+"""Fields on disk: with coordinates for xarray, described for ParaView, as a film for people."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from PIL import Image
 
 import diffsim as ds
 from diffsim import cfd
+from diffsim._report.figures_flow import vorticity_film
+from diffsim._report.run_data import RunData
 from diffsim._simulation import Axis
-from diffsim._store import TrajectoryWriter, read_trajectory, write_xdmf
+from diffsim._store import Series, TrajectoryWriter, read_trajectory, write_xdmf
 from diffsim.cfd._axes import field_axes
 from flows import KEY, STILL, run
 
@@ -104,6 +108,8 @@ def test_xarray_opens_the_trajectory_of_a_run(tmp_path, batch):
     speed = np.square(found["velocity"]).sum("component").mean(("x", "y"))
     assert np.all(np.diff(speed, axis=0) < 0)
     assert (place / "trajectory.xdmf").exists()
+    assert (place / "figures" / "vorticity.gif").exists()
+    assert "data:image/gif;base64," in (place / "report.html").read_text()
 
 
 def test_what_has_no_axes_stays_a_plain_trajectory(tmp_path):
@@ -216,6 +222,58 @@ def test_xdmf_of_no_trajectory_is_refused(tmp_path, content):
     with pytest.raises(ds.ConfigError, match="cannot be read"):
         write_xdmf(tmp_path)
     assert not (tmp_path / "trajectory.xdmf").exists()
+
+
+# The film
+
+
+def filmed(fields: np.ndarray) -> bytes | None:
+    steps = np.arange(len(fields))
+    return vorticity_film(RunData("x", series={"vorticity": Series(steps, 0.1 * steps, fields)}))
+
+
+@pytest.mark.parametrize(
+    ("frames", "shape", "shown", "size"),
+    [
+        (3, (16, 16), 3, (320, 320)),
+        (100, (12, 6), 40, (312, 156)),
+        (5, (700, 350), 5, (234, 117)),
+        (5, (2, 16, 16), 5, (320, 320)),
+    ],
+)
+def test_a_film_has_its_frames(frames, shape, shown, size):
+    rng = np.random.default_rng(0)
+    film = filmed(rng.standard_normal((frames, *shape)))
+    assert film is not None and len(film) < 1_000_000
+    with Image.open(io.BytesIO(film)) as picture:
+        assert getattr(picture, "n_frames", 1) == shown
+        assert picture.size == size
+
+
+def test_a_film_stands_as_the_flow_does():
+    """Positive vorticity, red, where x is small and y large: top left."""
+    fields = np.zeros((2, 16, 16))
+    fields[:, :8, 8:], fields[:, 8:, :8] = 1.0, -1.0
+    film = filmed(fields)
+    assert film is not None
+    with Image.open(io.BytesIO(film)) as picture:
+        pixels = np.asarray(picture.convert("RGB"), int)
+    red, blue = pixels[80, 80], pixels[240, 300]
+    assert red[0] > red[2] + 50 and blue[2] > blue[0] + 50
+
+
+def test_a_film_that_is_hard_to_compress_has_fewer_frames():
+    film = filmed(np.random.default_rng(0).standard_normal((40, 320, 320)))
+    assert film is not None and len(film) < 1_000_000
+    with Image.open(io.BytesIO(film)) as picture:
+        assert 2 <= getattr(picture, "n_frames", 1) < 40
+
+
+@pytest.mark.parametrize(
+    "fields", [np.zeros((1, 8, 8)), np.full((3, 8, 8), np.nan), np.zeros((3, 3, 8, 8, 8))]
+)
+def test_no_film_of_what_does_not_move_in_a_plane(fields):
+    assert filmed(fields) is None
 
 
 def test_the_spectrum_has_a_wave_number_for_each_shell():
