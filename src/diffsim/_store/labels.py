@@ -21,7 +21,7 @@ def label(file: h5py.File, axes: Mapping[str, Sequence[Axis]]) -> None:
     that of its axes stays as it is."""
     observables = file["observables"]
     assert isinstance(observables, h5py.Group)
-    for name in observables:
+    for name in map(str, observables):
         group = observables[name]
         value = group["value"]  # pyright: ignore[reportIndexIssue]
         known = tuple(axes.get(name, ()))

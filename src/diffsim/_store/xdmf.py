@@ -73,23 +73,23 @@ def _document(file: h5py.File, file_name: str) -> ET.Element | None:
 def _fields(file: h5py.File) -> Iterator[tuple[tuple[str, ...], _Field]]:
     """Every field of the file, with the names of its axes in space."""
     for name, dataset in file.items():
-        if (
-            not isinstance(dataset, h5py.Dataset)
-            or dataset.is_scale
-            or "offset" not in dataset.attrs
-        ):
+        if not isinstance(dataset, h5py.Dataset) or dataset.is_scale:
             continue
-        labels = [dimension.label for dimension in dataset.dims]
-        first = dataset.ndim - len(np.atleast_1d(dataset.attrs["offset"]))
-        if dataset.ndim - first not in _GEOMETRY:
+        labels = [str(dimension.label) for dimension in dataset.dims]
+        ndim = np.size(np.asarray(dataset.attrs.get("offset", ())))
+        if ndim not in _GEOMETRY:
             continue
-        names = [
-            [word.decode() if isinstance(word, bytes) else str(word) for word in file[each][()]]
-            for each in labels[1:first]
-        ]
-        for entry in np.ndindex(dataset.shape[1:first]):
-            words = (own[i] for own, i in zip(names, entry, strict=True))
-            yield tuple(labels[first:]), _Field("_".join((name, *words)), name, entry, dataset)
+        between = [_entries(file, each) for each in labels[1:-ndim]]
+        for entry in np.ndindex(*map(len, between)):
+            words = (own[i] for own, i in zip(between, entry, strict=True))
+            label = "_".join((str(name), *words))
+            yield tuple(labels[-ndim:]), _Field(label, str(name), entry, dataset)
+
+
+def _entries(file: h5py.File, axis: str) -> list[str]:
+    """What the entries of an axis are called."""
+    scale: Any = file[axis]
+    return [word.decode() if isinstance(word, bytes) else str(word) for word in scale[()]]
 
 
 def _series(
