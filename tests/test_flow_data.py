@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import jax
 import numpy as np
 import pytest
@@ -102,6 +103,23 @@ def test_coarse_fields_are_means_over_faces_and_free_of_divergence(factor):
     np.testing.assert_allclose(v, shrink * exact[1], atol=1e-13)
     fields = (jax.numpy.asarray(u), jax.numpy.asarray(v))
     assert float(np.max(np.abs(coarse.box.divergence(fields, {})))) < 1e-13
+
+
+def test_coarse_fields_are_those_of_jax_cfd():
+    cfd.repair_jax_cfd()
+    from jax_cfd.base import grids, resize
+
+    fine, coarse = (grids.Grid((n, n), domain=[(0, 2 * np.pi)] * 2) for n in (16, 4))
+    rng = np.random.default_rng(0)
+    fields = {n: (("time", "x", "y"), rng.standard_normal((1, 16, 16))) for n in "uv"}
+    bare = tuple(jax.numpy.asarray(u[0]) for _, u in fields.values())
+    theirs = resize.downsample_staggered_velocity(fine, coarse, bare)
+    x, y = (GRID.centres(axis) for axis in range(2))
+    data = xr.Dataset(fields, {"time": [0.0], "x": x, "y": y})
+    flow = cfd.IncompressibleFlow(cfd.Grid((4, 4)), 0.1)
+    ours = cfd.data_velocity(data, flow, offset="staggered")
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a[0], b, atol=1e-14)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([2, 3]), st.sampled_from([2, 3]))
@@ -339,6 +357,14 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path, name, content, told):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ds.ConfigError, match=told):
         cfd.FlowData(tmp_path / name)
+
+
+def test_links_to_other_files_are_not_followed(tmp_path):
+    jax_cfd_data().to_netcdf(tmp_path / "flow.nc", engine="h5netcdf")
+    with h5py.File(tmp_path / "linked.nc", "w") as file:
+        file["u"] = h5py.ExternalLink("flow.nc", "u")
+    with pytest.raises(ds.ConfigError, match="keeps 'u' elsewhere"):
+        cfd.FlowData(tmp_path / "linked.nc")
 
 
 def test_without_xarray_the_extra_is_named(monkeypatch):

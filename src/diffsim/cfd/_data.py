@@ -130,9 +130,31 @@ def _engine(path: Path) -> str:
         start = opened.read(8)
     if start[:3] == b"CDF":
         return "scipy"
-    if start == b"\x89HDF\r\n\x1a\n":
-        return "h5netcdf"
-    raise _refused(path, "is neither NetCDF nor HDF5 nor Zarr")
+    if start != b"\x89HDF\r\n\x1a\n":
+        raise _refused(path, "is neither NetCDF nor HDF5 nor Zarr")
+    _check_inside(path)
+    return "h5netcdf"
+
+
+def _check_inside(path: Path) -> None:
+    """Refuse arrays that HDF5 would fetch from other files."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            for name in map(str, file):
+                found = file[name] if _is_hard(file, name) else None
+                array = isinstance(found, h5py.Dataset)
+                if found is None or (array and (found.external or found.is_virtual)):
+                    raise _refused(path, f"keeps {name!r} elsewhere")
+    except OSError as error:
+        raise _refused(path, f"cannot be read ({str(error)[:200]})") from None
+
+
+def _is_hard(file: Any, name: str) -> bool:
+    import h5py
+
+    return isinstance(file.get(name, getlink=True), h5py.HardLink)
 
 
 def _refused(path: Path, cause: str, suggestion: str | None = None) -> ConfigError:
