@@ -367,7 +367,9 @@ def test_links_to_other_files_are_not_followed(tmp_path):
         cfd.FlowData(tmp_path / "linked.nc")
 
 
-def test_without_xarray_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "xarray", None)
-    with pytest.raises(ds.ConfigError, match=r"pip install 'diffsim\[xarray\]'"):
-        cfd.FlowData("flow.nc")
+@pytest.mark.parametrize("package", ["xarray", "h5netcdf"])
+def test_without_its_packages_the_extra_is_named(tmp_path, monkeypatch, package):
+    jax_cfd_data().to_netcdf(tmp_path / "flow.nc", engine="h5netcdf")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ds.ConfigError, match=rf"{package}.*pip install 'diffsim\[xarray\]'"):
+        cfd.FlowData(tmp_path / "flow.nc")

@@ -131,6 +131,16 @@ def test_a_resumed_trajectory_stays_labelled(tmp_path):
     assert found["s"].sel(x=3.0).values.tolist() == [3.0, 7.0, 1.0, 1.0]
 
 
+def test_what_was_appended_can_be_read_after_a_kill(tmp_path):
+    axes = {"s": (Axis("x", np.arange(4.0), 0.5), Axis("y", np.arange(5.0), 0.5))}
+    with TrajectoryWriter(tmp_path / "t.h5", axes=axes) as writer:
+        for step in (1, 2):
+            writer.extend([step], [0.5 * step], observables={"s": np.full((1, 4, 5), step)})
+            (tmp_path / "killed.h5").write_bytes((tmp_path / "t.h5").read_bytes())
+            assert opened(tmp_path / "killed.h5")["s"].isel(x=0, y=0).values[-1] == step
+    assert write_xdmf(tmp_path / "killed.h5") == tmp_path / "killed.xdmf"
+
+
 # ParaView
 
 

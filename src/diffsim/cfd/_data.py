@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 from collections.abc import Sequence
@@ -93,14 +94,9 @@ class FlowData:
 
 
 def _opened(file: File) -> xarray.Dataset:
-    try:
-        import xarray
-    except ImportError:
-        raise ConfigError(
-            "needs xarray, which is not installed",
-            key="file",
-            suggestion="pip install 'diffsim[xarray]'",
-        ) from None
+    _require("xarray")
+    import xarray
+
     if isinstance(file, xarray.Dataset):
         return file
     if not isinstance(file, (str, os.PathLike)):
@@ -109,11 +105,24 @@ def _opened(file: File) -> xarray.Dataset:
         )
     path = Path(file)
     engine: Any = _engine(path)
+    if engine == "h5netcdf":
+        _require(engine)
     try:
         return xarray.open_dataset(path, engine=engine, decode_times=False)
     except Exception as error:  # each engine has errors of its own
         line = next(iter(str(error).splitlines()), type(error).__name__)
         raise _refused(path, f"cannot be read ({line[:200]})") from None
+
+
+def _require(package: str) -> None:
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        raise ConfigError(
+            f"needs {package}, which is not installed",
+            key="file",
+            suggestion="pip install 'diffsim[xarray]'",
+        ) from None
 
 
 def _engine(path: Path) -> str:
