@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import traceback
@@ -37,6 +38,7 @@ def conduct(
         traceback.print_exc()
         code, facts = 1, {"message": f"{type(error).__name__}: {error}"}
     directory.status(STATES.get(code, "failed"), code, experiment=experiment.name, **facts)
+    _describe(directory)
     return objective if math.isfinite(objective) else FAILED, _report(directory, code)
 
 
@@ -56,6 +58,15 @@ def _how(error: ConfigError | SimulationError | Interrupted) -> tuple[int, dict[
         return 128 + error.signum, facts
     code = 4 if isinstance(error, LawBroken) else 3
     return code, facts | {"step": error.step, "advice": error.advice}
+
+
+def _describe(directory: RunDirectory) -> None:
+    """The XDMF file beside a trajectory with fields in it."""
+    from ._store import write_xdmf
+
+    if directory.trajectory.exists():
+        with contextlib.suppress(ConfigError):  # the report says what is wrong with the file
+            write_xdmf(directory.trajectory)
 
 
 def _report(directory: RunDirectory, code: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,6 +15,16 @@ from ._errors import ConfigError
 
 Params = PyTree
 State = PyTree
+
+
+class Axis(NamedTuple):
+    """An axis of an observable, for the files that hold it: `name`; `points`, where its entries are
+    or what they are called; `offset`, along space alone: where in its cell a point is, 0 at the
+    lower face, ½ at the centre, 1 at the upper face."""
+
+    name: str
+    points: Any
+    offset: float | None = None
 
 
 class RESULTS(eqx.Enumeration):

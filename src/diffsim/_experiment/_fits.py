@@ -371,7 +371,7 @@ def _kept(experiment: Experiment, session: Session, result: FitResult) -> dict[s
         )
         for t in experiment.problem.targets
     }
-    with open_trajectory(experiment, session, first) as writer:
+    with open_trajectory(experiment, session, first, tuple(observables)) as writer:
         writer.extend(steps, times, **frames, observables=observables)
     return _rdf(experiment, result)
 

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 from .._drive import Chunk, View, available_observables, drive, drive_flow
 from .._errors import ConfigError, Interrupted, LawBroken
 from .._laws import Ledger, observables_of
-from .._simulation import AbstractFlow
+from .._simulation import AbstractFlow, Axis
 from .._solve import over_batch
 from .._statistics import blocking
 from .._store import TrajectoryWriter, read_trajectory
@@ -37,7 +37,7 @@ def simulate(experiment: Experiment, session: Session) -> dict[str, Any]:
     available = available_observables(simulation, params, states)
     names = tuple(name for name in available if name not in PARTICLES)
     writer = open_trajectory(
-        experiment, session, states, resume_at=done if session.resume else None
+        experiment, session, states, names, resume_at=done if session.resume else None
     )
     began, first = time.perf_counter(), None
     good = (states, done, kept)
@@ -195,9 +195,14 @@ def _heed(session: Session, ledger: Ledger) -> None:
 
 
 def open_trajectory(
-    experiment: Experiment, session: Session, states: PyTree, resume_at: int | None = None
+    experiment: Experiment,
+    session: Session,
+    states: PyTree,
+    names: tuple[str, ...],
+    resume_at: int | None = None,
 ) -> TrajectoryWriter:
-    """trajectory.h5 with the header that the simulation's units and atoms ask for."""
+    """trajectory.h5 with the header that the simulation's units and atoms ask for, for the
+    observables `names`."""
     units = dict(experiment.simulation.units())
     condition = experiment.condition
     system = getattr(experiment.simulation, "unit_system", None)
@@ -214,8 +219,24 @@ def open_trajectory(
             "masses": masses,
         }
     return TrajectoryWriter(
-        session.directory.trajectory, units=units, resume_at=resume_at, **particles
+        session.directory.trajectory,
+        units=units,
+        axes=_axes(experiment, names),
+        resume_at=resume_at,
+        **particles,
     )
+
+
+def _axes(experiment: Experiment, names: tuple[str, ...]) -> dict[str, tuple[Axis, ...]] | None:
+    """The axes of the observables of a flow, the conditions of a batch before their own."""
+    simulation, batch = experiment.simulation, experiment.problem.batch
+    if getattr(simulation, "grid", None) is None:
+        return None
+    from ..cfd._axes import field_axes
+
+    known = field_axes(simulation)
+    samples = (Axis("sample", np.arange(batch)),) if batch > 1 else ()
+    return {name: (*samples, *known.get(name, ())) for name in names}
 
 
 def _write(

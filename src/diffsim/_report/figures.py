@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .figures_fit import adjoints, loss, parameters, parity
-from .figures_flow import spectrum, vorticity
+from .figures_flow import spectrum, vorticity, vorticity_film
 from .figures_physics import convergence, drift, energy, observables, rdf
 from .figures_posterior import pairs, phase, series, traces
 from .run_data import RunData
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FigureOf:
-    """A figure: `draw` gives None where the run has no data for it; `wide` ones fill the page."""
+    """A figure: `draw` gives None where the run has no data for it, and the bytes of a GIF where it
+    moves; `wide` ones fill the page."""
 
     name: str
     title: str
-    draw: Callable[[RunData], Figure | None]
+    draw: Callable[[RunData], Figure | bytes | None]
     wide: bool = False
+    suffix: str = "png"
 
 
 FIGURES = (
@@ -36,6 +38,7 @@ FIGURES = (
     FigureOf("parameters", "Parameters", parameters),
     FigureOf("observables", "Observables", observables, wide=True),
     FigureOf("vorticity", "Vorticity", vorticity, wide=True),
+    FigureOf("vorticity", "Vorticity over time", vorticity_film, suffix="gif"),
     FigureOf("spectrum", "Energy by wave number", spectrum),
     FigureOf("rdf", "Radial distribution function", rdf),
     FigureOf("energy", "Total energy", energy),

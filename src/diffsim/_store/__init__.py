@@ -15,3 +15,4 @@ from .trajectory_reader import Series as Series
 from .trajectory_reader import Trajectory as Trajectory
 from .trajectory_reader import read_trajectory as read_trajectory
 from .trajectory_writer import TrajectoryWriter as TrajectoryWriter
+from .xdmf import write_xdmf as write_xdmf

@@ -19,11 +19,11 @@ class RunDirectory:
     """The files that a run leaves under `path`.
 
     `config.yaml` (as resolved), `metrics.jsonl` (a line an iteration), `result.json`,
-    `parameters.h5` of a fit, `trajectory.h5`, `restart/`, `figures/`, `report.html` and
-    `status.json`. Make one with `RunDirectory.create` for a new run or `RunDirectory.open` for one
-    that goes on. `status.json` and `result.json` are replaced as a whole, so that a run that is
-    killed leaves the old file or the new one; `metrics.jsonl` may end in a torn line, which readers
-    skip.
+    `parameters.h5` of a fit, `trajectory.h5` (of fields beside it `trajectory.xdmf`), `restart/`,
+    `figures/`, `report.html` and `status.json`. Make one with `RunDirectory.create` for a new run
+    or `RunDirectory.open` for one that goes on. `status.json` and `result.json` are replaced as a
+    whole, so that a run that is killed leaves the old file or the new one; `metrics.jsonl` may end
+    in a torn line, which readers skip.
     """
 
     path: Path

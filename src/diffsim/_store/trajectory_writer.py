@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, SupportsFloat, SupportsInt
+from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsInt
 
 import h5py
 import numpy as np
@@ -14,6 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from .._errors import ConfigError
 from .frames import Frames
 from .h5md_unit import h5md_unit
+from .labels import label
+
+if TYPE_CHECKING:
+    from .._simulation import Axis
 
 
 class TrajectoryWriter:
@@ -25,6 +29,8 @@ class TrajectoryWriter:
     - `units`: `length`, `time`, `mass`, `velocity` and observables by their names, as in
       `angstrom`, `ps`, `J/mol`; what is absent has no unit, and the velocity's is made from length
       and time.
+    - `axes`: of fields, what the axes of each observable are, so that xarray opens the file; see
+      `labels`.
     - `particles`: name of the particle group. MDAnalysis reads one, and guesses N only from
       `trajectory`.
     - `resume_at`: continue the file of an earlier session behind the frames up to that step. Where
@@ -50,11 +56,12 @@ class TrajectoryWriter:
         units: Mapping[str, str] | None = None,
         creator: str = "diffsim",
         version: str = "",
+        axes: Mapping[str, Sequence[Axis]] | None = None,
         particles: str = "trajectory",
         resume_at: int | None = None,
     ) -> None:
         self._units = {name: h5md_unit(unit) for name, unit in (units or {}).items()}
-        self._atoms = int(atoms)
+        self._atoms, self._axes = int(atoms), axes
         self._box = None if box is None else _edges(box)
         self._place = f"particles/{particles}"
         path = Path(path)
@@ -133,9 +140,12 @@ class TrajectoryWriter:
         for frames, arrays in ((self._moving, moving), (self._measured, measured)):
             if arrays:
                 frames.check(steps, arrays)
+        fresh = measured and "observables" not in self._file
         for frames, arrays in ((self._moving, moving), (self._measured, measured)):
             if arrays:
                 frames.append(steps, times, arrays, self._place_units(arrays))
+        if fresh and self._axes is not None:
+            label(self._file, self._axes)
         self._file.flush()
 
     def truncate(self, step: int) -> None:

@@ -15,6 +15,11 @@ from ._convection import AbstractScheme as AbstractScheme
 from ._convection import Central as Central
 from ._convection import Upwind as Upwind
 from ._convection import VanLeer as VanLeer
+from ._data import FlowData as FlowData
+from ._data_fields import data_grid as data_grid
+from ._data_fields import data_observed as data_observed
+from ._data_fields import data_times as data_times
+from ._data_fields import data_velocity as data_velocity
 from ._exponential import ETDRK2 as ETDRK2
 from ._exponential import ETDRK4 as ETDRK4
 from ._exponential import CrankNicolsonRK4 as CrankNicolsonRK4
