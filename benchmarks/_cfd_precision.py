@@ -22,9 +22,9 @@ WAYS: tuple[tuple[str, str, Callable[[Case], Side], tuple[str, ...]], ...] = (
     ("jax-cfd", "spectral", jax_cfd_spectral, ("cn_rk2", "cn_rk4")),
     ("exponax", "spectral", exponax, ("etdrk2", "etdrk4")),
 )
-CELLS = {"central": (64, 96, 128, 192, 256, 384, 512), "spectral": (24, 32, 48, 64, 96)}
+CELLS = {"central": (64, 96, 128, 160, 192, 256, 384, 512), "spectral": (24, 32, 40, 48, 64, 96)}
 COURANT = (2.0, 1.4, 1.0, 0.7, 0.5, 0.35)  # u dt/h of the finite volumes, u = 1
-STEPS = (4, 6, 8, 11, 16, 22, 32, 45, 64, 90, 128)  # of the spectral codes
+STEPS = (2, 3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90, 128)  # of the spectral codes
 NOTES = {"central": "finite volumes", "spectral": "spectral", "all": "any method"}
 
 
