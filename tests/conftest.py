@@ -15,6 +15,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CHECKOUT / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ["DIFFSIM_CACHE"] = str(CHECKOUT / ".pytest_cache" / "diffsim")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .._errors import ConfigError
@@ -62,7 +63,7 @@ class DecorrelationStudy(AbstractStudy):
                     "the reference keeps no start on this grid",
                     key=f"studies.rivals.{name}.grid",
                     value=flow.grid.shape,
-                    allowed=kept,
+                    allowed=map(str, kept),
                 )
             _steps(flow, self.reference, f"studies.rivals.{name}.dt")
 
@@ -78,7 +79,7 @@ class DecorrelationStudy(AbstractStudy):
         for name, flow in {"fitted": fitted, **self.rivals}.items():
             session.poll()
             found, seconds = self._followed(flow, params)
-            curve = np.asarray(vorticity_correlation(found, truth))
+            curve = np.asarray(vorticity_correlation(jnp.asarray(found), jnp.asarray(truth)))
             curves[name] = np.nan_to_num(curve, nan=0.0)
             rows.append(self._row(name, flow, curves[name], seconds))
         plain = next(row["time"] for row in rows if row["name"] == self.plain)

@@ -15,7 +15,7 @@ import optax
 
 from .._adjoint import Reweight
 from .._errors import ConfigError
-from .._fit import FitResult, check_squares, fit, least_squares, scalars
+from .._fit import FitResult, check_batch, check_squares, fit, least_squares, scalars
 from .._problem import Problem
 from .._solve import over_batch
 from .._statistics import blocking
@@ -159,6 +159,9 @@ class OptaxFit(AbstractFitTask):
 
     def check_own(self, experiment: Experiment) -> None:
         check_horizons(self.horizons, experiment.problem)
+        if self.batch is not None:
+            optimiser = self.optimiser or optax.lbfgs()
+            check_batch(experiment.problem, experiment.used, optimiser, self.batch)
 
     def solve(self, experiment: Experiment, watch: Any, **further: Any) -> FitResult:
         former = further.pop("former", None)

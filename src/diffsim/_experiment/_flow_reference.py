@@ -95,7 +95,9 @@ class FlowReference:
             return tuple(u[:, 0] for u in self.velocity())
         shapes = [g.shape for g in self.finer]
         if grid.shape not in shapes:
-            raise ConfigError("is not kept", key="finer", value=grid.shape, allowed=shapes)
+            raise ConfigError(
+                "is not kept", key="finer", value=grid.shape, allowed=map(str, shapes)
+            )
         return self._fields(f"first_{shapes.index(grid.shape)}")
 
     def vorticity(self) -> np.ndarray:

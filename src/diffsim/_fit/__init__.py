@@ -1,5 +1,6 @@
 """Fits by gradients and by least squares, and posteriors, each over the same `Problem`."""
 
+from ._batches import check_batch as check_batch
 from ._curve import CurveFit as CurveFit
 from ._curve import curve_fit as curve_fit
 from ._gradient import fit as fit

@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from .._errors import ConfigError, SimulationError
+from .._problem import Problem
 from ._descent import HALVINGS, Iterate, searches, strong, update
 from ._evaluate import Evaluator, Run
 from ._result import scalars
@@ -35,31 +36,7 @@ class BatchDescent:
         self.problem, self.used = evaluator.problem, np.flatnonzero(mask)
         self.random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
         self.history: list[dict[str, Any]] = []
-        self._check()
-
-    def _check(self) -> None:
-        most = len(self.used)
-        if not 1 <= self.batch <= most:
-            raise ConfigError(
-                "must not be over the number of conditions",
-                key="batch",
-                value=self.batch,
-                allowed=f"1 to {most}",
-            )
-        if not eqx.is_array(self.evaluator.states):
-            raise ConfigError(
-                "a batch needs trajectories from starts that are computed", key="batch"
-            )
-        if self.problem.free_noises:
-            raise ConfigError(
-                "a batch cannot tell the noise", key="batch", value=self.problem.free_noises
-            )
-        if searches(self.transform.init(self.evaluator.start)):
-            raise ConfigError(
-                "a line search needs the loss of all conditions",
-                key="optimiser",
-                allowed="an optimiser without one, such as optax.adam, or no batch",
-            )
+        check_batch(self.problem, mask, transform, batch)
 
     def run(self, steps: int) -> Iterate:
         """The last of `steps` iterates, evaluated over all conditions."""
@@ -118,6 +95,30 @@ class BatchDescent:
         }
         self.history.append(record)
         self.evaluator.watch("iteration", record)
+
+
+def check_batch(
+    problem: Problem, mask: np.ndarray, optimiser: optax.GradientTransformation, batch: int
+) -> None:
+    """Refuse what cannot be fitted by batches of the conditions that `mask` counts."""
+    most = int(np.count_nonzero(mask))
+    if not 1 <= batch <= most:
+        raise ConfigError(
+            "must not be over the number of conditions",
+            key="batch",
+            value=batch,
+            allowed=f"1 to {most}",
+        )
+    if not problem.simulation.traceable_init():
+        raise ConfigError("a batch needs trajectories from starts that are computed", key="batch")
+    if problem.free_noises:
+        raise ConfigError("a batch cannot tell the noise", key="batch", value=problem.free_noises)
+    if searches(optimiser.init(jnp.zeros(1))):
+        raise ConfigError(
+            "a line search needs the loss of all conditions",
+            key="optimiser",
+            allowed="an optimiser without one, such as optax.adam, or no batch",
+        )
 
 
 @eqx.filter_jit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -72,4 +73,5 @@ def _write(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
                 file.create_dataset(name, data=values)
         os.replace(partial, path)
     except OSError:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()

@@ -45,7 +45,8 @@ def _staggered(flow: IncompressibleFlow) -> dict[str, Axes]:
             "centreline_u": centres[1:],
             "centreline_v": centres[:1],
         }
-    return found | {probes.name: _probed(flow, probes, component) for probes in flow.extra}
+    probes = [piece for piece in flow.extra if isinstance(piece, Probes)]
+    return found | {piece.name: _probed(flow, piece, component) for piece in probes}
 
 
 def _faces(flow: IncompressibleFlow, axis: int) -> Axis:

@@ -26,10 +26,6 @@ from ._stencil import average, cut, difference, extended
 WIDTH = 2  # values on each side of a face that an interpolation weighs
 
 
-def _pairs(box: Box) -> list[tuple[int, int]]:
-    return list(itertools.product(range(box.grid.ndim), repeat=2))
-
-
 class LearnedInterpolation(AbstractClosure):
     """x_f = Σₖ cₖ xₖ, Σₖ cₖ = 1: the velocities that a flux is made of, carried and carrying, as
     sums over the four nearest values along one axis with weights that a network gives.
@@ -69,7 +65,7 @@ class LearnedInterpolation(AbstractClosure):
         parts = jnp.split(jnp.moveaxis(weights, -1, 0), 2 * box.grid.ndim**2)
         total = [jnp.zeros_like(u) for u in velocity]
         for (component, axis), carried, carrying in zip(
-            _pairs(box), parts[::2], parts[1::2], strict=True
+            itertools.product(range(box.grid.ndim), repeat=2), parts[::2], parts[1::2], strict=True
         ):
             x, more = _interpolated(velocity[component], axis, carried)
             speed, faster = _interpolated(velocity[axis], component, carrying)
@@ -86,7 +82,7 @@ def _interpolated(u: Array, axis: int, weights: Array) -> tuple[Array, Array]:
     wide = cut(extended(u, axis, "wrap", "wrap", WIDTH), axis, 1, None)
     steps, n = difference(wide, axis), u.shape[axis]
     terms = [w * cut(steps, axis, k, k + n) for k, w in enumerate(weights)]
-    return average(cut(wide, axis, 1, n + 2), axis), sum(terms[1:], terms[0])
+    return average(cut(wide, axis, 1, n + 2), axis), sum(terms, jnp.zeros_like(u))
 
 
 class LearnedCorrection(AbstractClosure):
@@ -133,10 +129,11 @@ class LearnedViscosity(AbstractClosure):
 
 def _output(params: Mapping[str, Any], name: str, seen: Array, channels: int) -> Array:
     """What the network `name` makes of a field (*grid, inputs): (*grid, channels)."""
-    net, shape = params[name], (*seen.shape[:-1], channels)
+    net: Any = params[name]
+    shape = (*seen.shape[:-1], channels)
     if not callable(net):
         raise ConfigError("must be a network, a function of a field", key=name, value=net)
-    found = net(seen)
+    found: Any = net(seen)
     if jnp.shape(found) != shape:
         raise ConfigError(
             f"must map a field of shape {seen.shape} to {shape}", key=name, value=jnp.shape(found)
