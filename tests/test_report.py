@@ -162,6 +162,25 @@ def test_a_fit(tmp_path):
     assert f"{z:+.2f}".replace("-", "−") in seen.text
 
 
+def test_answers_of_a_study_come_first_and_its_rows_are_a_table(tmp_path):
+    run = fake_runs.fit_run(tmp_path / "run")
+    result: Any = run.read_result()
+    result["parameters"]["sigma"]["fixed"] = True
+    result["measured"] |= {
+        "answers": [{"label": "correlation time", "value": 2.029, "stderr": 0.086}],
+        "rivals": [
+            {"name": "fitted", "cells": 32, "time": 2.029121, "at_least": False, "samples": [1, 2]},
+            {"name": "<b>plain</b>", "cells": 64, "time": None, "at_least": True},
+        ],
+    }
+    text = re.sub(r"<[^>]+>", " ", page(RunData("run", result=result), [], []))
+    text = " ".join(text.split())
+    assert "correlation time 2.029 ± 0.086 epsilon" in text.replace("ε · ", "")
+    assert "sigma 3.3966" not in text.replace("σ · ", "")
+    assert "Name Cells Time At least fitted 32 2.029 no" in text
+    assert "&lt;b&gt;plain&lt;/b&gt; 64 – yes" in text
+
+
 def test_a_simulation_with_a_broken_law(tmp_path):
     run = fake_runs.simulation_run(tmp_path / "run")
     seen = page_of(run)

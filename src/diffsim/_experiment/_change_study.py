@@ -63,7 +63,11 @@ class ChangeStudy(AbstractStudy):
                 gain = float(np.mean(after[name]) / np.mean(before[name]))
                 gains[f"{name}_gain{suffix}"] = gain
                 session.console.say(f"  {name}, {start} starts: {gain:.3g} times what it was")
-        return {"change": rows, **gains}
+        answers = [
+            {"label": name.replace("_", " "), "value": float(f"{gain:.3g}"), "stderr": None}
+            for name, gain in gains.items()
+        ]
+        return {"answers": answers[:6], "change": rows, **gains}
 
     def _means(self, problem: Problem, theta: Any, seed: int) -> dict[str, list[float]]:
         """The mean over the saves and whatever shape, one a start."""

@@ -91,8 +91,21 @@ class DecorrelationStudy(AbstractStudy):
                 f"({row['stderr']:.1g}){more}, {row['gain']:.2g} times {self.plain}"
             )
         series = [*pieces["measured"].get("series", []), self._series(curves)]
-        gain = {"gain": rows[0]["gain"], "correlation_time": rows[0]["time"]}
-        return {"decorrelation": rows, "series": series, **gain}
+        answers = [
+            {
+                "label": f"correlation time, {row['name']}",
+                "value": row["time"],
+                "stderr": row["stderr"],
+            }
+            for row in rows
+        ]
+        return {
+            "answers": answers,
+            "gain": rows[0]["gain"],
+            "correlation_time": rows[0]["time"],
+            "decorrelation": rows,
+            "series": series,
+        }
 
     def _followed(self, flow: IncompressibleFlow, params: Any) -> tuple[np.ndarray, float]:
         """The vorticity on the reference's grid, (seeds, saves, *grid.shape), and the seconds a

@@ -266,6 +266,7 @@ def parameters(experiment: Experiment, result: FitResult) -> dict[str, Any]:
             "value": float(value),
             "stderr": u.total[name] if known and u else None,
             "unit": experiment.problem.parameters[name].unit or "1",
+            "fixed": not free,
             "statistical": u.statistical[name] if known and u else None,
             "model": u.model[name] if known and u else None,
             "systematic": u.systematic.get(name) if known and u else None,

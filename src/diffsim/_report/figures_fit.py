@@ -96,7 +96,7 @@ def loss(run: RunData) -> Figure | None:
     )
     axes = panels[0, 0]
     axes.plot(iteration, value, color=BLUE, marker="o" if len(value) < 60 else "", markersize=3.5)
-    if (value > 0).all():
+    if (value > 0).all() and value.max() > 10 * value.min():  # else no power of ten is in sight
         axes.set_yscale("log")
         power_ticks(axes.yaxis)
     axes.set_ylabel("Loss")
@@ -123,7 +123,8 @@ def parameters(run: RunData) -> Figure | None:
     """Each parameter against iteration, and beside it the end against the final standard error."""
     lines = [r for r in run.metrics if number(r.get("iteration")) is not None]
     lines = [r for r in lines if is_map(r.get("parameters"))]
-    names = list(dict.fromkeys(name for r in lines for name in r["parameters"]))[:8]
+    names = list(dict.fromkeys(name for r in lines for name in r["parameters"]))
+    names = [name for name in names if not run.parameters.get(name, {}).get("fixed")][:8]
     if len(lines) < 2 or not names:
         return None
     closeup = any(len(_near_the_end(run, name, lines)) > 1 for name in names)

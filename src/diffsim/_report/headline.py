@@ -7,7 +7,7 @@ from typing import Any
 
 from .markup import Html, element, facts
 from .numbers import human_time, number, pretty_name, pretty_unit, significant, with_error
-from .run_data import RunData, is_map, mapping, text
+from .run_data import RunData, is_map, mapping, rows, text
 
 _STATES = {
     "done": ("ok", "done"),
@@ -51,6 +51,10 @@ def header(run: RunData) -> Html:
 
 def _answers(run: RunData) -> Html | None:
     cards = [
+        _card(text(a, "label"), "", a.get("value"), a.get("stderr"), text(a, "unit"))
+        for a in rows(run.measured, "answers")
+    ]
+    cards += [
         _card(
             text(p, "label") or pretty_name(name),
             name,
@@ -59,6 +63,7 @@ def _answers(run: RunData) -> Html | None:
             text(p, "unit"),
         )
         for name, p in run.parameters.items()
+        if not p.get("fixed")
     ]
     if not cards:
         averages = mapping(run.measured, "observables")

@@ -43,7 +43,9 @@ _KNOWN = {
     "adjoints",
     "convergence",
     "observables",
+    "answers",
 }
+_MOST_ROWS = 40
 Drawn = Sequence[tuple[FigureOf, Html]]
 
 
@@ -62,7 +64,7 @@ def page(run: RunData, figures: Drawn, notes: Sequence[str]) -> str:
         section("Every state", states_table(run)),
         section("Averages", _observables(run)),
         section("Physics", gallery("physics")),
-        section("Also measured", _scalars(run)),
+        section("Also measured", _scalars(run), _tables(run)),
         section("Laws", _laws(run)),
         section(_cost_title(run), _cost(run), gallery("gradient")),
         section("Where it comes from", _provenance(run)),
@@ -167,6 +169,36 @@ def _scalars(run: RunData) -> Html:
         for key, value in run.measured.items()
         if key not in _KNOWN and isinstance(value, (str, int, float))
     )
+
+
+def _tables(run: RunData) -> list[Html]:
+    """What an experiment adds as rows of numbers and texts."""
+    found = []
+    for key in run.measured:
+        body = [] if key in _KNOWN else rows(run.measured, key)[:_MOST_ROWS]
+        names = [n for n in dict.fromkeys(n for row in body for n in row) if _shown(body, n)]
+        if names:
+            cells = [[_cell(row.get(name)) for name in names] for row in body]
+            numeric = [
+                i for i, n in enumerate(names) if any(number(r.get(n)) is not None for r in body)
+            ]
+            head = [pretty_name(name).capitalize() for name in names]
+            title = element("h3", pretty_name(key).capitalize())
+            found += [title, table(head, cells, kind="tight", numeric=tuple(numeric))]
+    return found
+
+
+def _shown(body: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Whether a column holds single numbers or texts."""
+    return all(isinstance(row.get(name), (str, int, float, type(None))) for row in body)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and number(value) is not None:
+        return significant(value, 4, zeros=True)
+    return str(value) if isinstance(value, (str, int)) else "–"
 
 
 def _laws(run: RunData) -> Html | None:
