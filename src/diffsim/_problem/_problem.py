@@ -340,7 +340,7 @@ class Problem(eqx.Module):
         self, theta: Mapping[str, PyTree], prediction: Prediction, use: Array | None
     ) -> list[Array]:
         sets = zip(self.targets, prediction.values, self.sigmas(theta), strict=True)
-        return [_used(t.residual(value, sigma), use).ravel() for t, value, sigma in sets]
+        return [t.residual(value, sigma, use).ravel() for t, value, sigma in sets]
 
     def _priors(self, theta: Mapping[str, PyTree]) -> list[Array]:
         values = self.values(theta)
@@ -367,7 +367,7 @@ class Problem(eqx.Module):
         """Σ log p(data | A(θ), sigma), normalised over the data; p is N(data; A, sigma²/weight) or
         lognormal about A. Shape ()."""
         sets = zip(self.targets, prediction.values, self.sigmas(theta), strict=True)
-        terms = [_used(t.log_density(value, sigma), use) for t, value, sigma in sets]
+        terms = [t.log_density(value, sigma, use) for t, value, sigma in sets]
         return sum(map(jnp.sum, terms), jnp.zeros(()))
 
     def log_prior(self, theta: Mapping[str, PyTree]) -> Array:
@@ -395,13 +395,6 @@ class Problem(eqx.Module):
             self.targets, prediction.values, self.sigmas(theta), strict=True
         ):
             if isinstance(target.sigma, str) and target.weight:
-                spread = target.measured_only(jnp.broadcast_to(jnp.log(sigma), value.shape))
-                total = total + jnp.sum(_used(spread, use))
+                spread = jnp.broadcast_to(jnp.log(sigma), value.shape)
+                total = total + jnp.sum(target.counted(spread, use))
         return total - self.log_prior(theta)
-
-
-def _used(terms: Array, use: Array | None) -> Array:
-    """`terms` (conditions, ...) of the conditions that count, zeros for the others."""
-    if use is None or jnp.ndim(terms) == 0:
-        return terms
-    return terms * use.reshape((-1,) + (1,) * (terms.ndim - 1))

@@ -149,11 +149,11 @@ class Target(eqx.Module):
         """The number of measured values, for data that are an array."""
         return int(np.size(self.data) if self.mask is None else np.sum(np.asarray(self.mask)))
 
-    def residual(self, value: Array, sigma: Array) -> Array:
-        """√weight (A - data)/sigma, or of the logarithms; 0 where nothing was measured."""
-        return math.sqrt(self.weight) * self.measured_only(self._deviation(value) / sigma)
+    def residual(self, value: Array, sigma: Array, use: Array | None = None) -> Array:
+        """√weight (A - data)/sigma, or of the logarithms; 0 where nothing counts (`counted`)."""
+        return math.sqrt(self.weight) * self.counted(self._deviation(value) / sigma, use)
 
-    def log_density(self, value: Array, sigma: Array) -> Array:
+    def log_density(self, value: Array, sigma: Array, use: Array | None = None) -> Array:
         """log p(data | A, sigma), normalised over data, of each entry: N(data; A, sigma²/weight),
         or lognormal about A. Without a weight there is no measurement: 0."""
         if self.weight == 0:
@@ -163,7 +163,7 @@ class Target(eqx.Module):
         terms = terms - 0.5 * math.log(2 * math.pi)
         if self.noise == "lognormal":
             terms = terms - jnp.log(self._measured())  # d log x = dx/x
-        return self.measured_only(terms)
+        return self.counted(terms, use)
 
     def draw(self, key: PRNGKeyArray, value: Array, sigma: Array, shared: bool = False) -> Array:
         """A measurement of A with its noise; `shared`: by one deviate for all that A holds."""
@@ -185,6 +185,11 @@ class Target(eqx.Module):
             return jnp.asarray(self.data)
         return jnp.where(jnp.asarray(self.mask, bool), jnp.asarray(self.data), 1.0)
 
-    def measured_only(self, terms: Array) -> Array:
-        """`terms`, zeros where nothing was measured."""
-        return terms if self.mask is None else jnp.where(jnp.asarray(self.mask, bool), terms, 0.0)
+    def counted(self, terms: Array, use: Array | None = None) -> Array:
+        """`terms` (conditions, ...), zeros where nothing was measured and in the conditions whose
+        entry of `use` (conditions,) is 0."""
+        if self.mask is not None:
+            terms = jnp.where(jnp.asarray(self.mask, bool), terms, 0.0)
+        if use is None:
+            return terms
+        return terms * use.reshape((-1,) + (1,) * (terms.ndim - 1))
