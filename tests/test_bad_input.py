@@ -145,7 +145,7 @@ def built_alone(monkeypatch):
 
 
 @pytest.mark.usefixtures("built_alone")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(st.lists(WORDS, max_size=3))
 @example(["-h=1"])
 @example(["--", "seed=1"])

@@ -127,7 +127,11 @@ def test_a_learned_viscosity_never_drives_the_flow(box, seed):
     assert work < 0
 
 
-CASES = [("interpolation", "periodic"), ("correction", "cavity"), ("viscosity", "cavity")]
+CASES = [
+    pytest.param("interpolation", "periodic", marks=pytest.mark.slow),
+    ("correction", "cavity"),
+    ("viscosity", "cavity"),
+]
 
 
 @pytest.mark.parametrize(("name", "box"), CASES)

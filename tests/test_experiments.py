@@ -10,9 +10,11 @@ from diffsim import config, run
 NAMES = sorted(config.experiments(None))
 SLOW = {  # to compile, mostly
     "assimilate",
+    "closure_fit",
     "cylinder",
     "influenza",
     "kepler_orbit",
+    "kolmogorov_control",
     "lj_trajectory_fit",
     "lorenz_assimilate",
     "lynx_hare",
@@ -46,6 +48,8 @@ def test_tiny_runs_end_to_end(name: str, tmp_path, monkeypatch: pytest.MonkeyPat
         assert abs(result["parameters"]["sigma"]["value"] - 3.396) < 0.06
         assert len(result["measured"]["states"]) == 27
         assert result["validation"]["rows"] == [4, 10, 14, 18, 25]
+    if name == "closure_fit":
+        assert result["measured"]["gain"] >= 2
     if name == "lj_trajectory_fit":
         rows = result["measured"]["adjoints"]
         first = rows[0]["gradient"]

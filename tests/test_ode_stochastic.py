@@ -79,9 +79,12 @@ SOLVERS = [
 ]
 
 
+LONG = (diffrax.EulerHeun, diffrax.GeneralShARK, diffrax.SlowRK)  # to compile
+
+
 @pytest.mark.parametrize(
     ("solver", "interpretation", "noise", "order"),
-    SOLVERS,
+    [pytest.param(*s, marks=pytest.mark.slow) if isinstance(s[0], LONG) else s for s in SOLVERS],
     ids=[f"{type(s[0]).__name__}-{s[2]}" for s in SOLVERS],
 )
 def test_paths_converge_with_the_strong_order_of_the_solver(solver, interpretation, noise, order):

@@ -171,6 +171,7 @@ def sampled_noise():
     return ds.posterior(noisy()[0], SHORT(), starts=2)
 
 
+@pytest.mark.slow
 def test_an_unknown_lognormal_noise():
     """Against quadrature over (log m, s), the prior of s a normal distribution cut off at 0."""
     _, data = noisy()

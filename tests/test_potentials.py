@@ -142,6 +142,7 @@ def test_silicon_conserves_energy_with_and_without_a_list(silicon, moving):
     assert 300 < float(listed["temperature"][-1]) < 700
 
 
+@pytest.mark.slow
 def test_a_parameter_of_silicon_is_found_from_where_atoms_go(silicon, moving):
     sim, start = moving
     guess = {"epsilon": ds.Parameter(2.05, transform="positive")}
@@ -176,6 +177,7 @@ def test_the_gradient_of_a_silicon_trajectory(moving):
 # A list that overflows.
 
 
+@pytest.mark.slow
 def test_a_list_of_another_energy_is_enlarged_too():
     """Atoms that start far apart and are drawn together."""
     x, box = md.lattice(27, box=[9.0] * 3, kind="sc")
