@@ -28,6 +28,7 @@ ORDER = (
     ("_laws",),
     ("_adjoint",),
     ("_solve",),
+    ("_growth",),
     ("_statistics",),
     ("_drive",),
     ("_parameter", "_table"),

@@ -1,13 +1,18 @@
 from . import cfd as cfd
 from . import md as md
 from . import ode as ode
+from ._adjoint import Auto as Auto
 from ._adjoint import Backsolve as Backsolve
 from ._adjoint import Direct as Direct
 from ._adjoint import ForwardMode as ForwardMode
+from ._adjoint import Implicit as Implicit
 from ._adjoint import RecursiveCheckpoint as RecursiveCheckpoint
 from ._adjoint import Reversible as Reversible
 from ._adjoint import Reweight as Reweight
 from ._adjoint import Samples as Samples
+from ._adjoint import Truncated as Truncated
+from ._audit import Audit as Audit
+from ._audit import audit as audit
 from ._errors import ConfigError as ConfigError
 from ._errors import LawBroken as LawBroken
 from ._errors import SimulationError as SimulationError
@@ -40,6 +45,8 @@ from ._fit import curve_fit as curve_fit
 from ._fit import fit as fit
 from ._fit import least_squares as least_squares
 from ._fit import posterior as posterior
+from ._growth import Growth as Growth
+from ._growth import growth as growth
 from ._laws import Bounded as Bounded
 from ._laws import Conserved as Conserved
 from ._laws import Ledger as Ledger
@@ -51,6 +58,7 @@ from ._parameter import Parameter as Parameter
 from ._placement import SingleDevice as SingleDevice
 from ._problem import Problem as Problem
 from ._problem import Target as Target
+from ._problem import multiple_shooting as multiple_shooting
 from ._schedule import Schedule as Schedule
 from ._simulation import RESULTS as RESULTS
 from ._simulation import AbstractEquilibrium as AbstractEquilibrium

@@ -52,6 +52,10 @@ class RESULTS(eqx.Enumeration):
         "the solver could not go on (its implicit equation had no solution, or its step fell to "
         "nothing); loosen rtol and atol, or look for a singularity of the vector field"
     )
+    not_converged = (
+        "the run did not end at a fixed point, whose derivative Implicit takes; run longer, or "
+        "take another adjoint (RecursiveCheckpoint) for a run that does not settle"
+    )
 
 
 RESULT_NAMES = (
@@ -62,6 +66,7 @@ RESULT_NAMES = (
     "cfl_exceeded",
     "max_steps_reached",
     "solver_failed",
+    "not_converged",
 )
 
 
@@ -107,10 +112,23 @@ class AbstractSimulation(eqx.Module):
         del state
         return 0.0
 
-    def at_time(self, state: State, t: float) -> State:
+    def at_time(self, state: State, t: Any) -> State:
         """The state with its clock set to t, where it has one: a schedule in time starts there."""
         del t
         return state
+
+    def variables(self, state: State) -> PyTree:
+        """The leaves of a state that evolve and that the rest follows from: what a perturbation or
+        a start to be found changes. Default: all floating-point ones."""
+        return eqx.filter(state, eqx.is_inexact_array)
+
+    def with_variables(self, state: State, variables: PyTree) -> State:
+        """The state with other `variables`; what it caches of them is for `prepare`."""
+        every = eqx.filter(state, eqx.is_inexact_array)
+        if jax.tree.structure(variables) == jax.tree.structure(every):
+            return eqx.combine(variables, state)
+        leaves = lambda state: jax.tree.leaves(self.variables(state))  # noqa: E731
+        return eqx.tree_at(leaves, state, jax.tree.leaves(variables))
 
     def prepare(self, params: Params, state: State) -> State:
         """Recompute what the state caches of `params` (forces, say). `solve` calls it once."""

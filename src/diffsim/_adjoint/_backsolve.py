@@ -26,6 +26,7 @@ class Backsolve(AbstractAdjoint):
     modes: ClassVar[tuple[str, ...]] = ("reverse",)
     why: ClassVar[str] = "the adjoint equation is solved backwards, nothing is kept"
     needs: ClassVar[type[AbstractSimulation]] = AbstractFlow
+    exact: ClassVar[bool] = False
 
     def loop(
         self,

@@ -52,12 +52,14 @@ class AbstractAdjoint(eqx.Module):
     """A strategy: runs the time loop in a way that fixes how its gradient is computed.
 
     `modes` are the differentiation modes it supports, of which optimisers ask for the one they
-    need; `needs` is what a simulation must be; `why` is its sentence in reports.
+    need; `needs` is what a simulation must be; `why` is its sentence in reports; `exact`: whether
+    its gradient is that of the computed trajectory, to rounding.
     """
 
     modes: ClassVar[tuple[str, ...]]
     needs: ClassVar[type[AbstractSimulation]]
     why: ClassVar[str]
+    exact: ClassVar[bool] = True
 
     @abstractmethod
     def loop(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import equinox as eqx
 from equinox.internal import nondifferentiable_backward
 
+from .._errors import ConfigError
 from .._schedule import SavePlan
 from .._simulation import AbstractSimulation, Params, State
 from ._base import AbstractAdjoint, Observe, Trajectory
@@ -23,11 +25,20 @@ class ForwardMode(AbstractAdjoint):
     **When:** few parameters (up to some dozens), many residuals, least squares and posteriors of
     small systems. **Costs:** about one further run a parameter, all in one vectorised pass; memory
     O(1) in steps. **Cannot:** reverse mode (`jax.grad` is refused while tracing); many parameters.
+
+    **Arguments:** `chunk`: how many tangents fits push side by side (default: all); each further
+    chunk costs a run and saves memory.
     """
+
+    chunk: int | None = eqx.field(static=True, default=None)
 
     modes: ClassVar[tuple[str, ...]] = ("forward",)
     why: ClassVar[str] = "few parameters: their tangents run along, nothing is kept"
     needs: ClassVar[type[AbstractSimulation]] = AbstractSimulation
+
+    def __check_init__(self):
+        if self.chunk is not None and self.chunk < 1:
+            raise ConfigError("must be at least 1", key="chunk", value=self.chunk)
 
     def loop(
         self,

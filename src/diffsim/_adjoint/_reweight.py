@@ -50,6 +50,7 @@ class Reweight(AbstractAdjoint):
         "not reach that"
     )
     needs: ClassVar[type[AbstractSimulation]] = AbstractEquilibrium
+    exact: ClassVar[bool] = False
 
     def loop(
         self,

@@ -26,6 +26,7 @@ from ._fits import AbstractFitTask, OptaxFit
 from ._session import Session
 from ._simulate import simulate
 from ._studies import AbstractStudy
+from ._trust import audited, trust
 
 
 class Experiment:
@@ -64,6 +65,7 @@ class Experiment:
         expected: str | None = None,
         data_files: Sequence[str] = (),
         precision: str = "float64",
+        audit: bool = False,
     ):
         self.name, self.question, self.seed, self.chunk = name, question, seed, chunk
         self.simulation, self.fit = simulation, fit
@@ -80,7 +82,7 @@ class Experiment:
         self.columns = {k: np.asarray(v).tolist() for k, v in (columns or {}).items()}
         self.labels = self._labels(label)
         self.expected = _expected(expected)
-        self.precision = precision
+        self.precision, self.audit = precision, audit
         self._check()
 
     def _check(self) -> None:
@@ -108,6 +110,8 @@ class Experiment:
             raise ConfigError("a fit needs at least one target", key="targets")
         if self.fit is not None and not self.problem.free:
             raise ConfigError("a fit needs at least one free parameter", key="parameters")
+        if self.audit and not (self.problem.targets and self.problem.free):
+            raise ConfigError("an audit needs a free parameter and a target", key="audit")
         if self.chunk < 1:
             raise ConfigError("must be at least 1", key="chunk", value=self.chunk)
         if self.fit is not None:
@@ -160,6 +164,10 @@ class Experiment:
         """
         session = Session(directory, console, poll, resume)
         pieces = self._result(session)
+        if self.fit is not None:
+            pieces["measured"] |= trust(self, session, pieces["fit"])
+        if self.audit:
+            pieces["audit"] = audited(self, session, pieces.get("fit"))
         for study in self.studies:
             pieces["measured"] |= study.run(self, session, pieces)
         result = self._assemble(session, pieces)
@@ -196,6 +204,7 @@ class Experiment:
             "peak_bytes": peak_bytes(),
             "provenance": provenance(sys.argv, self.seed, self.data_files, session.started),
             "measured": measured,
+            **({"audit": pieces["audit"]} if "audit" in pieces else {}),
         }
 
     def _against_expected(

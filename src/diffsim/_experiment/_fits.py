@@ -88,11 +88,7 @@ class AbstractFitTask(eqx.Module):
             "parameters": parameters(experiment, result),
             "loss": result.loss,
             "validation": validation,
-            "adjoint": {
-                "name": type(experiment.adjoint).__name__,
-                "why": experiment.adjoint.why,
-                "temp_bytes": result.cost.temp_bytes,
-            },
+            "adjoint": result.adjoint(),
             "compile_s": result.cost.compile_s + sampling,
             "iteration_s": (time.perf_counter() - began) / max(1, len(result.history)),
             "measured": measured,
@@ -356,7 +352,7 @@ def measure(experiment: Experiment, result: FitResult) -> dict[str, Any]:
 
 def _kept(experiment: Experiment, session: Session, result: FitResult) -> dict[str, Any]:
     """trajectory.h5 and g(r) of the samples behind a fit by reweighting."""
-    if not isinstance(experiment.adjoint, Reweight) or result.samples is None:
+    if not result.evaluator.sampled or result.samples is None:
         return {}
     plan = experiment.problem.schedule.plan(experiment.simulation.time_step())
     states, steps = result.samples.states, plan.saved_steps()

@@ -10,6 +10,7 @@ from ._methods import NUTS as NUTS
 from ._methods import SVI as SVI
 from ._methods import AbstractMethod as AbstractMethod
 from ._methods import Laplace as Laplace
+from ._planned import planned as planned
 from ._posterior import PosteriorResult as PosteriorResult
 from ._posterior import explored as explored
 from ._posterior import posterior as posterior

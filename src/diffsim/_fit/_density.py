@@ -18,6 +18,7 @@ from .._problem import Problem
 from .._solve import check_health, default_adjoint
 from ._derivative import FEW, explicit, hessian, prefers_forward
 from ._evaluate import Run
+from ._planned import planned
 
 STEPS = 200  # at most, on the way to the mode
 LINE_STEPS = 8  # at most, of a line search
@@ -55,6 +56,8 @@ class Density:
             )
         problem.check()
         adjoint.check(problem.simulation)
+        mode = "forward" if self.start.size <= FEW else "reverse"
+        adjoint, _, self.plan = planned(problem, adjoint, mode)
         self.problem, self.adjoint = problem, adjoint
         self.forward = prefers_forward(adjoint.modes, self.start.size)
         traceable = problem.simulation.traceable_init()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,25 @@ def value_and_jacobian(
         return value, transpose(jnp.ones_like(value))[0]
     (jacobian,) = jax.vmap(transpose)(jnp.eye(value.size, dtype=value.dtype))
     return value, jacobian
+
+
+def pushed(
+    fn: Callable[[Array], tuple[Array, Any]], z: Array, chunk: int | None = None
+) -> tuple[Array, Array, Any]:
+    """fn(z), ∂fn/∂z (*value.shape, n) and what fn gives besides, by tangents that run along,
+    `chunk` of them side by side: nothing of the trajectory is kept."""
+
+    def push(tangent: Array) -> tuple[Array, Array, Any]:
+        return jax.jvp(fn, (z,), (tangent,), has_aux=True)
+
+    unit = jnp.eye(z.size, dtype=z.dtype)
+    chunk = z.size if chunk is None else min(chunk, z.size)
+    many = jax.vmap(push, out_axes=(None, -1, None))
+    value, slope, aux = many(unit[:chunk])
+    slopes = [slope]
+    for i in range(chunk, z.size, chunk):
+        slopes.append(many(unit[i : i + chunk])[1])
+    return value, jnp.concatenate(slopes, axis=-1), aux
 
 
 def explicit(fn: Callable[[Array], Array], *, forward: bool) -> Callable[[Array], Array]:

@@ -15,12 +15,14 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._adjoint import AbstractAdjoint, Reweight, Samples
+from .._adjoint import AbstractAdjoint, ForwardMode, Reweight, Samples
 from .._drive import View, drive
 from .._errors import ConfigError
 from .._problem import Prediction, Problem
 from .._schedule import Schedule
 from .._solve import check_health
+from ._derivative import pushed
+from ._planned import planned
 from ._result import Cost
 
 Watch = Callable[[str, dict[str, Any]], None]
@@ -74,6 +76,8 @@ def residuals_and_jacobian(z: Array, unravel: Callable[[Array], Any], run: Run) 
     """r, ∂r/∂z (residuals, parameters) and the prediction; forward mode where the adjoint has
     it."""
     fn = lambda z: run.residuals(unravel(z))  # noqa: E731
+    if isinstance(run.adjoint, ForwardMode):
+        return pushed(fn, z, run.adjoint.chunk)
     if "forward" in run.adjoint.modes:
         value, push, prediction = jax.linearize(fn, z, has_aux=True)
         return value, jax.vmap(push)(jnp.eye(z.size, dtype=z.dtype)).T, prediction
@@ -86,6 +90,8 @@ def loss_and_gradient(z: Array, unravel: Callable[[Array], Any], run: Run) -> Ev
     """The loss, its gradient in z and the prediction; forward mode only over samples, whose reverse
     pass would keep every pair, and where the adjoint has no other."""
     fn = lambda z: run.loss(unravel(z))  # noqa: E731
+    if isinstance(run.adjoint, ForwardMode):
+        return pushed(fn, z, run.adjoint.chunk)
     if isinstance(run.adjoint, Reweight) or "reverse" not in run.adjoint.modes:
         value, push, prediction = jax.linearize(fn, z, has_aux=True)
         return value, jax.vmap(push)(jnp.eye(z.size, dtype=z.dtype)), prediction
@@ -111,6 +117,8 @@ class Evaluator:
     ):
         problem.check()
         adjoint.check(problem.simulation)
+        pulls = problem.data_points if what is residuals_and_jacobian else 1
+        adjoint, self.choice, self.plan = planned(problem, adjoint, pulls=pulls)
         self.problem, self.adjoint, self.what, self.watch = problem, adjoint, what, watch
         self.chunk, self.schedule = chunk, problem.schedule
         theta = problem.initial()
@@ -180,12 +188,15 @@ class Evaluator:
         return Run(self.problem, adjoint, self.states, jnp.asarray(use, z.dtype))
 
     def _call(self, z: Array, use: Array | np.ndarray) -> Evaluation:
-        arguments = (z, self.run(use, z))
-        dynamic, static = eqx.partition(arguments, eqx.is_array)
+        dynamic, static = eqx.partition((z, self.run(use, z)), eqx.is_array)
         shape = jax.tree.map(lambda x: (x.shape, str(x.dtype)), dynamic)
         signature = str(shape)
-        if signature not in self.compiled:
-            self.compiled[signature] = self._compile(dynamic, static)
+        while signature not in self.compiled:
+            program = self._compile(dynamic, static)
+            if self._steps_down(program[1].temp_bytes):
+                dynamic, static = eqx.partition((z, self.run(use, z)), eqx.is_array)
+                continue
+            self.compiled[signature] = program
         run, self.cost = self.compiled[signature]
         began = time.perf_counter()
         out = eqx.combine(run(dynamic), self.static_out)
@@ -193,6 +204,15 @@ class Evaluator:
         self.seconds.append(time.perf_counter() - began)
         self.cost = self.cost._replace(evaluation_s=float(np.median(self.seconds)))
         return out
+
+    def _steps_down(self, temp_bytes: int | None) -> bool:
+        """Whether the compiled program is over the budget of `Auto`, which then takes the next."""
+        if self.choice is None:
+            return False
+        over = self.choice.measure(temp_bytes)
+        self.choice = self.choice if over is None else over
+        self.adjoint, self.plan = self.choice.adjoint, self.choice.plan
+        return over is not None
 
     def _compile(self, dynamic: PyTree, static: PyTree) -> tuple[Any, Cost]:
         holder = []

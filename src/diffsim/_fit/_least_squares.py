@@ -113,7 +113,7 @@ def least_squares(
     fit = _Fit(evaluator, mask, damping, tol, watch, systematic)
     fit.history.extend([] if former is None else former.history)
     z = np.asarray(z)
-    if isinstance(adjoint, Reweight) and former is None:
+    if evaluator.sampled and former is None:
         if explore < 1:
             evaluator.at_schedule(_shortened(problem.schedule, explore))
             z = fit.descend(z, steps, share_of_error=1.0).z

@@ -49,6 +49,16 @@ class FitResult(eqx.Module):
         """The samples behind a sampled fit, leading axes (conditions, samples); None otherwise."""
         return self.evaluator.samples
 
+    def adjoint(self) -> dict[str, Any]:
+        """How the gradient was taken, why, and what it kept; of `Auto` its plan."""
+        taken, plan = self.evaluator.adjoint, self.evaluator.plan
+        facts = {
+            "name": type(taken).__name__,
+            "why": taken.why,
+            "temp_bytes": self.cost.temp_bytes,
+        }
+        return facts if plan is None else facts | {"budget": plan.budget, "plan": plan.rows()}
+
     def stderr(self, name: str) -> float:
         """The standard error of a scalar parameter, statistical and model scatter together;
         infinite where the data do not determine it."""

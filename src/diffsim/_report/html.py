@@ -242,7 +242,42 @@ def _cost(run: RunData) -> Html | None:
         ("Whole run", human_time(timing.get("total_s"))),
         ("Agreement", _agreement(compared)),
     ]
-    return Html(markup([facts(pairs), _comparison(compared)]))
+    return Html(markup([facts(pairs), _plan(adjoint), _comparison(compared), _audit(run)]))
+
+
+def _plan(adjoint: Mapping[str, Any]) -> Html | None:
+    """The candidates of `Auto`, what each would take, and which was taken."""
+    body = [
+        [
+            text(row, "name"),
+            human_bytes(row.get("predicted")),
+            human_bytes(row.get("measured")),
+            significant(row.get("cost"), 3),
+            text(row, "verdict"),
+        ]
+        for row in rows(adjoint, "plan")
+    ]
+    head = ["Adjoint", "Predicted memory", "Measured", "Forward runs", ""]
+    return table(head, body, kind="tight", numeric=(1, 2, 3)) if body else None
+
+
+def _audit(run: RunData) -> Html | None:
+    """The checks of the gradient, with their verdicts."""
+    audit = mapping(run.result, "audit")
+    body = [
+        [
+            text(row, "check"),
+            significant(row.get("value"), 3),
+            text(row, "expected"),
+            _verdict(row.get("ok")),
+        ]
+        for row in rows(audit, "rows")
+    ]
+    if not body:
+        return None
+    title = element("h3", f"Audit of the gradient: {text(audit, 'verdict')}")
+    head = ["Check", "Found", "Expected", ""]
+    return Html(markup([title, table(head, body, kind="tight", numeric=(1,))]))
 
 
 def _comparison(compared: list[Mapping[str, Any]]) -> Html | None:

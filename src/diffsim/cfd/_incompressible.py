@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
 from .._simulation import RESULTS, AbstractSimulation
@@ -167,7 +167,10 @@ class IncompressibleFlow(AbstractSimulation):
     def time(self, state: FlowState) -> Any:
         return state.time
 
-    def at_time(self, state: FlowState, t: float) -> FlowState:
+    def variables(self, state: FlowState) -> PyTree:
+        return (state.velocity, state.scalars)
+
+    def at_time(self, state: FlowState, t: Any) -> FlowState:
         return eqx.tree_at(lambda s: s.time, state, jnp.full_like(state.time, t))
 
     def parameters(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
 from .._simulation import RESULTS, AbstractSimulation
@@ -134,7 +134,10 @@ class SpectralFlow(AbstractSimulation):
     def time(self, state: SpectralState) -> Any:
         return state.time
 
-    def at_time(self, state: SpectralState, t: float) -> SpectralState:
+    def variables(self, state: SpectralState) -> PyTree:
+        return state.fields
+
+    def at_time(self, state: SpectralState, t: Any) -> SpectralState:
         return eqx.tree_at(lambda s: s.time, state, jnp.full_like(state.time, t))
 
     def parameters(self) -> tuple[str, ...]:

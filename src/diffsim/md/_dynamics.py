@@ -126,6 +126,9 @@ class AbstractDynamics(AbstractSimulation):
             neighbours=neighbours,
         )
 
+    def variables(self, state: State) -> PyTree:
+        return state.positions, state.velocities
+
     def prepare(self, params: PyTree, state: State) -> State:
         neighbours = self.potential.update(state.neighbours, state.positions, state.box)
         forces = self.potential.forces(params, state.positions, state.box, neighbours)

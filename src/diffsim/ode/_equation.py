@@ -185,7 +185,10 @@ class DifferentialEquation(AbstractFlow):
             return state.start
         return state.start + state.step.astype(state.start.dtype) * self.dt
 
-    def at_time(self, state: FlowState, t: float) -> FlowState:
+    def variables(self, state: FlowState) -> PyTree:
+        return state.y
+
+    def at_time(self, state: FlowState, t: Any) -> FlowState:
         start = jnp.asarray(t, state.start.dtype)
         return FlowState(state.y, start, jnp.zeros_like(state.step), state.cache)
 

@@ -114,7 +114,10 @@ class HamiltonianDynamics(AbstractReversible):
         """When the state is, in the system's time."""
         return state.start + state.step.astype(state.start.dtype) * self.dt
 
-    def at_time(self, state: PhaseState, t: float) -> PhaseState:
+    def variables(self, state: PhaseState) -> PyTree:
+        return (state.q, state.p)
+
+    def at_time(self, state: PhaseState, t: Any) -> PhaseState:
         start = jnp.asarray(t, state.start.dtype)
         return PhaseState(state.q, state.p, state.force, start, jnp.zeros_like(state.step))
 

@@ -151,7 +151,10 @@ class StochasticDifferentialEquation(AbstractSimulation):
         """When the state is, in the equation's time."""
         return state.start + state.step.astype(state.start.dtype) * self.dt
 
-    def at_time(self, state: StochasticState, t: float) -> StochasticState:
+    def variables(self, state: StochasticState) -> PyTree:
+        return state.y
+
+    def at_time(self, state: StochasticState, t: Any) -> StochasticState:
         gone = state.step.astype(state.start.dtype) * self.dt
         return eqx.tree_at(lambda s: s.start, state, jnp.asarray(t, gone.dtype) - gone)
 

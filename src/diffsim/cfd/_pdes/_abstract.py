@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..._errors import ConfigError
 from ..._simulation import RESULTS, AbstractSimulation
@@ -86,7 +86,10 @@ class AbstractPDE(AbstractSimulation):
     def time(self, state: PDEState) -> Any:
         return state.time
 
-    def at_time(self, state: PDEState, t: float) -> PDEState:
+    def variables(self, state: PDEState) -> PyTree:
+        return state.spectrum
+
+    def at_time(self, state: PDEState, t: Any) -> PDEState:
         return eqx.tree_at(lambda s: s.time, state, jnp.full_like(state.time, t))
 
     def check(self, params: Mapping[str, Any], **conditions: Any) -> None:

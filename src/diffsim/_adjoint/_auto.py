@@ -1,0 +1,186 @@
+"""The adjoint that fits the memory at hand and takes the least time."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._errors import ConfigError
+from .._schedule import SavePlan
+from .._simulation import AbstractSimulation, Params, State
+from ._base import AbstractAdjoint, Observe, Trajectory, inexact
+from ._plan import (
+    Ask,
+    Candidate,
+    Plan,
+    abstract,
+    compiled,
+    footprint,
+    parsed_bytes,
+    predictions,
+    shown,
+    temp_bytes,
+)
+
+MODES = ("reverse", "forward", "any")
+
+
+class Auto(AbstractAdjoint):
+    """argmin over adjoints of the predicted time, subject to bytes ≤ `memory`.
+
+    A step and its pullback are compiled for the shapes at hand (nothing is run): they tell the
+    bytes and forward runs of `Direct`, `RecursiveCheckpoint` (with as many states as fit),
+    `Reversible` and `ForwardMode`. The fastest predicted one within the budget is compiled, its
+    temporary memory compared with the prediction, and the next taken where it is over. The table is
+    in `stats.plan`, and in a run's report.
+
+    **When:** always, unless you know better. **Costs:** what it chooses, and one to two further
+    compilations. **Cannot:** choose `Truncated`, `Backsolve` or `Implicit`, whose gradients are not
+    that of the run; inside `vmap` it sees one member, while fits plan for the whole batch.
+
+    **Arguments:** `memory`: the budget, "2GB" or a number of bytes (default: what the device has
+    free); `time`: the most that a gradient may cost, in forward runs; `mode`: how the result will
+    be differentiated, "reverse" (`jax.grad`) or "forward" (`jax.jvp`, `jax.jacfwd`); fits set it to
+    what their method needs.
+    """
+
+    memory: str | float | None = eqx.field(static=True, default=None)
+    time: float | None = eqx.field(static=True, default=None)
+    mode: str = eqx.field(static=True, default="reverse")
+
+    modes: ClassVar[tuple[str, ...]] = ("forward", "reverse")
+    why: ClassVar[str] = "the fastest that fits the memory"
+    needs: ClassVar[type[AbstractSimulation]] = AbstractSimulation
+    exact: ClassVar[bool] = False  # what it chooses is; it is not another way to check one
+
+    def __check_init__(self):
+        if self.memory is not None:
+            parsed_bytes(self.memory)
+        if self.time is not None and not self.time > 0:
+            raise ConfigError("must be positive", key="time", value=self.time)
+        if self.mode not in MODES:
+            raise ConfigError("unknown mode", key="mode", value=self.mode, allowed=MODES)
+
+    def loop(
+        self,
+        sim: AbstractSimulation,
+        params: Params,
+        state: State,
+        plan: SavePlan,
+        observe: Observe,
+    ) -> Trajectory:
+        count = sum(x.size for x in jax.tree.leaves(inexact(params)))
+        ask = Ask(self.mode, pushes=max(1, count))
+        choice = self.choose(sim, params, state, plan, observe, ask)
+        while over := choice.measure(_gradient_bytes(choice, sim, params, state, plan, observe)):
+            choice = over
+        trajectory = choice.adjoint.loop(sim, params, state, plan, observe)
+        extra = trajectory.extra | {"plan": choice.plan}
+        return Trajectory(trajectory.state, trajectory.observables, trajectory.health, extra)
+
+    def choose(
+        self,
+        sim: AbstractSimulation,
+        params: Params,
+        state: State,
+        plan: SavePlan,
+        observe: Observe,
+        ask: Ask,
+    ) -> Choice:
+        """The predicted winner, and who comes next."""
+        budget = parsed_bytes(self.memory)
+        foot = footprint(sim, params, state, observe)
+        found = predictions(sim, foot, plan, ask, budget)
+        return Choice.of(found, budget, self.time)
+
+
+class Choice:
+    """A choice that can be stepped down from: the adjoints left, the rows so far."""
+
+    def __init__(self, ranked: list[Any], rows: dict[str, Candidate], budget: int):
+        self.ranked, self.table, self.budget = ranked, rows, budget
+        self.adjoint: AbstractAdjoint = ranked[0]
+
+    @classmethod
+    def of(cls, found: list[Any], budget: int, time: float | None) -> Choice:
+        """From predictions: the fastest within the budget first."""
+        rows, ranked = {}, []
+        for adjoint, size, cost in sorted(found, key=lambda f: f[2]):
+            verdict = "slower"
+            if size > budget:
+                verdict = "over the budget"
+            elif time is not None and cost > time:
+                verdict = f"takes more than {time:g} forward runs"
+            else:
+                ranked.append(adjoint)
+            rows[_name(adjoint)] = Candidate(_name(adjoint), int(size), float(cost), None, verdict)
+        if not ranked:
+            least = min(found, key=lambda f: f[1])
+            cause = f"no adjoint fits {shown(budget)}"
+            cause += "" if time is None else f" and {time:g} forward runs"
+            raise ConfigError(
+                f"{cause}; the least memory is that of {_name(least[0])}",
+                key="adjoint.memory",
+                value=shown(budget),
+                suggestion=f"{shown(int(1.2 * least[1]))}, or fewer conditions side by side",
+            )
+        return cls(ranked, rows, budget)
+
+    def measure(self, size: int | None) -> Choice | None:
+        """Note the compiled size; the next choice where it is over the budget."""
+        name = _name(self.adjoint)
+        over = size is not None and size > self.budget
+        if over and len(self.ranked) == 1:
+            raise ConfigError(
+                f"{name} compiles to {shown(size)}, and nothing smaller is left",
+                key="adjoint.memory",
+                value=shown(self.budget),
+                suggestion=f"{shown(int(1.1 * size))}" if size else None,
+            )
+        verdict = "compiled to more than the budget" if over else "chosen"
+        row = self.table[name]._replace(measured=size, verdict=verdict)
+        table = self.table | {name: row}
+        if over:
+            return Choice(self.ranked[1:], table, self.budget)
+        self.table = table
+        return None
+
+    @property
+    def plan(self) -> Plan:
+        """What goes into results."""
+        name = _name(self.adjoint)
+        return Plan(tuple(self.table.values()), self.budget, name, self.adjoint.why)
+
+
+def _name(adjoint: AbstractAdjoint) -> str:
+    slots = getattr(adjoint, "checkpoints", None)
+    return f"{type(adjoint).__name__}({slots})" if slots else type(adjoint).__name__
+
+
+def _gradient_bytes(
+    choice: Choice,
+    sim: AbstractSimulation,
+    params: Params,
+    state: State,
+    plan: SavePlan,
+    observe: Observe,
+) -> int | None:
+    """The temporary memory of a gradient by the chosen adjoint, compiled for these shapes."""
+    adjoint = choice.adjoint
+
+    def total(free, rest, sim):
+        params, state = eqx.combine(free, rest)
+        run = adjoint.loop(sim, params, state, plan, observe)
+        leaves = jax.tree.leaves(inexact((run.observables, run.state)))
+        return sum((jnp.sum(x.astype(float)) for x in leaves), jnp.zeros(()))
+
+    def gradient(sim, params, state):
+        free, rest = eqx.partition((params, state), eqx.is_inexact_array)
+        if "reverse" in adjoint.modes:
+            return jax.grad(total)(free, rest, sim)
+        return jax.jacfwd(lambda by_params: total((by_params, free[1]), rest, sim))(free[0])
+
+    return temp_bytes(compiled(gradient, sim, *abstract((params, state))))
