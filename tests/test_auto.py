@@ -67,7 +67,7 @@ BUDGETS = [
     ("ode", "50kB", "RecursiveCheckpoint"),
     ("large ode", "1MB", "RecursiveCheckpoint"),
     ("large ode", "1GB", "Direct"),
-    ("liquid", "1GB", "Direct"),
+    pytest.param("liquid", "1GB", "Direct", marks=pytest.mark.slow),
     ("liquid", "600kB", "Reversible"),
     ("flow", "1GB", "Direct"),
     ("flow", "1200kB", "RecursiveCheckpoint"),
@@ -319,3 +319,19 @@ def test_tangents_in_chunks_are_the_tangents():
 def test_a_plan_is_no_array():
     _, plan = gradient(lotka(100), ds.Auto())
     assert not jax.tree.leaves(eqx.filter(plan, eqx.is_array))
+
+
+def test_stats_are_attributes_and_adaptive_solvers_choose_their_own():
+    simulation, params, state, schedule, _ = lotka(100)
+    sol = ds.solve(simulation, params, state, schedule=schedule, adjoint=ds.Auto())
+    assert sol.stats.plan is sol.stats["plan"] and sol.stats.plan.chosen == "Direct"
+    with pytest.raises(AttributeError, match="no ess among plan"):
+        _ = sol.stats.ess
+    adaptive = ode.DifferentialEquation(LOTKA)
+    for mode, take in (("reverse", jax.grad), ("forward", jax.jacfwd)):
+        end = lambda p, mode=mode: jnp.sum(  # noqa: E731
+            ds.solve(
+                adaptive, p, state, schedule=Schedule(t1=1.0), adjoint=ds.Auto(mode=mode)
+            ).state.y
+        )
+        assert np.all(np.isfinite(flat(jax.jit(take(end))(params))))

@@ -34,7 +34,7 @@ def lorenz(adaptive=False):
 
 def tightened(problem, segments, gaps, **options):
     """One fit a gap, each from where the one before ended."""
-    nodes = None
+    nodes = found = None
     for gap in gaps:
         split = ds.multiple_shooting(problem, segments, nodes=nodes, gap=gap)
         found = ds.least_squares(
@@ -42,6 +42,7 @@ def tightened(problem, segments, gaps, **options):
         )
         nodes = found.values["nodes"]
         problem = problem.starting_at({k: found.values[k] for k in problem.free})
+    assert found is not None
     return found, problem
 
 

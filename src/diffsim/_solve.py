@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ._adjoint import AbstractAdjoint, Direct, ForwardMode, RecursiveCheckpoint, Samples
+from ._adjoint import AbstractAdjoint, Auto, Direct, ForwardMode, RecursiveCheckpoint, Samples
 from ._errors import ConfigError, LawBroken, SimulationError
 from ._laws import AbstractLaw, Ledger, assess, observables_of
 from ._schedule import Schedule
@@ -25,12 +25,29 @@ from ._simulation import (
 )
 
 
+class Stats(dict[str, Any]):
+    """A dictionary whose entries are attributes too: `stats["ess"]`, `stats.ess`."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"no {name} among {', '.join(self) or 'nothing'}") from None
+
+
+jax.tree_util.register_pytree_node(
+    Stats,
+    lambda stats: (tuple(stats[name] for name in sorted(stats)), tuple(sorted(stats))),
+    lambda names, values: Stats(zip(names, values, strict=True)),
+)
+
+
 class Solution(eqx.Module):
     """What a run leaves. Leading axis of `observables`: saves (after a batch axis under vmap).
 
     `state`: the final state. `steps`, `times`: when each save was made. `ledger`: the laws.
     `result`, `first_bad_step`: the first failure (−1: none). `stats`: what is particular to the
-    adjoint, such as `ess`. `samples`: the samples of `Reweight`, for reuse.
+    adjoint, `ess` or the `plan` of `Auto`. `samples`: the samples of `Reweight`, for reuse.
     """
 
     observables: dict[str, Array]
@@ -40,7 +57,7 @@ class Solution(eqx.Module):
     ledger: Ledger
     result: RESULTS
     first_bad_step: Array
-    stats: dict[str, Any]
+    stats: Stats
     samples: Samples | None = None
 
     def check(self) -> Solution:
@@ -110,6 +127,9 @@ def solve(
     """
     adjoint = default_adjoint(simulation) if adjoint is None else adjoint
     adjoint.check(simulation)
+    if isinstance(adjoint, Auto) and getattr(simulation, "adaptive", False):
+        forward = adjoint.mode == "forward"  # the memory of the others follows unknown steps
+        adjoint = default_adjoint(simulation, ("forward",) if forward else ("reverse",))
     if schedule.steps is None:
         state = simulation.at_time(state, schedule.t0)
     available = tuple(eqx.filter_eval_shape(simulation.observe, params, state))
@@ -144,7 +164,7 @@ def solve(
         ledger=ledger,
         result=trajectory.health.result,
         first_bad_step=trajectory.health.first_bad_step,
-        stats={k: v for k, v in trajectory.extra.items() if k != "samples"},
+        stats=Stats({k: v for k, v in trajectory.extra.items() if k != "samples"}),
         samples=trajectory.extra.get("samples"),
     )
 
@@ -184,7 +204,7 @@ def _flow(
         ledger=assess(laws, first, series, numbers),
         result=integral.result,
         first_bad_step=integral.first_bad_step,
-        stats=integral.stats,
+        stats=Stats(integral.stats),
     )
 
 

@@ -106,5 +106,7 @@ class Implicit(AbstractAdjoint):
         unit = jnp.where(scale > 0, b / jnp.where(scale > 0, scale, 1), 0)
         operator = lx.FunctionLinearOperator(matvec, jax.ShapeDtypeStruct(b.shape, b.dtype))
         solution = lx.linear_solve(operator, unit, solver, throw=False)
-        good = (solution.result == lx.RESULTS.successful) | (scale == 0)
+        # told by what is left, since a solver may break down on a singular system it has solved
+        left = jnp.max(jnp.abs(matvec(solution.value) - unit), initial=0)
+        good = (left <= 1e3 * rtol) | (scale == 0)
         return jnp.where(good, jnp.where(scale > 0, solution.value * scale, 0), jnp.nan)
