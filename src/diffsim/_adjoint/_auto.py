@@ -25,6 +25,7 @@ from ._plan import (
     temp_bytes,
 )
 
+NEAR = 3  # times the budget, up to which a prediction is no refusal
 MODES = ("reverse", "forward", "any")
 
 
@@ -117,8 +118,10 @@ class Choice:
             else:
                 ranked.append(adjoint)
             rows[_name(adjoint)] = Candidate(_name(adjoint), int(size), float(cost), None, verdict)
+        least = min(found, key=lambda f: f[1])
+        if not ranked and time is None and least[1] < NEAR * budget:
+            ranked.append(least[0])  # so near that the compiled size must tell
         if not ranked:
-            least = min(found, key=lambda f: f[1])
             cause = f"no adjoint fits {shown(budget)}"
             cause += "" if time is None else f" and {time:g} forward runs"
             raise ConfigError(
