@@ -23,6 +23,7 @@ from diffsim import (
     Schedule,
     md,
 )
+from diffsim._adjoint import known_adjoints
 from problems import argon_box, springs, wells
 
 ADJOINTS = {
@@ -459,9 +460,10 @@ def test_what_does_not_fit_is_refused(name):
     with pytest.raises(ConfigError, match=f"{missing}.*allowed: .*{works}") as caught:
         loss(start_of(problem), PROBLEMS[problem](), adjoint)
     assert caught.value.key == "adjoint"
+    known = {adjoint.__name__: adjoint for adjoint in known_adjoints()}
     for fitting in caught.value.allowed or ():
         options = {"window": 1} if fitting == "Truncated" else {}
-        getattr(ds, fitting)(**options).check(PROBLEMS[problem]().simulation)
+        known[fitting](**options).check(PROBLEMS[problem]().simulation)
     assert caught.value.suggestion == "Direct"
 
 
