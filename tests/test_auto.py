@@ -8,7 +8,8 @@ import pytest
 
 import diffsim as ds
 from diffsim import ConfigError, Schedule, cfd, ode
-from diffsim._adjoint._plan import parsed_bytes, recomputed
+from diffsim._adjoint._bytes import parsed_bytes
+from diffsim._adjoint._plan import recomputed
 from problems import argon_box
 
 LOTKA = ode.LotkaVolterra()
@@ -28,6 +29,14 @@ def many(steps=120, save_every=20):
     return equation, params, state, Schedule(steps=steps, save_every=save_every), ("y",)
 
 
+def both_ways(steps=600):
+    equation = ode.DifferentialEquation(lambda t, y, p: jnp.sin(y) - p["k"] * y, dt=0.01)
+    simulation = ode.AlgebraicallyReversible(equation)
+    params = {"k": jnp.asarray(1.0)}
+    state = simulation.init(params, y0=jnp.linspace(0.1, 1, 1000))
+    return simulation, params, state, Schedule(steps=steps, save_every=100), ("y",)
+
+
 def liquid():
     simulation, params, state = argon_box(64)
     schedule = Schedule(steps=200, save_every=20)
@@ -42,7 +51,7 @@ def flow():
     return simulation, params, state, Schedule(steps=80, save_every=20), ("kinetic_energy",)
 
 
-SYSTEMS = {"ode": lotka, "large ode": many, "liquid": liquid, "flow": flow}
+SYSTEMS = {"ode": lotka, "large ode": many, "both ways": both_ways, "liquid": liquid, "flow": flow}
 
 
 def gradient(system, adjoint, names=None):
@@ -67,6 +76,7 @@ BUDGETS = [
     ("ode", "50kB", "RecursiveCheckpoint"),
     ("large ode", "1MB", "RecursiveCheckpoint"),
     ("large ode", "1GB", "Direct"),
+    ("both ways", "350kB", "Reversible"),
     pytest.param("liquid", "1GB", "Direct", marks=pytest.mark.slow),
     ("liquid", "600kB", "Reversible"),
     ("flow", "1GB", "Direct"),
@@ -312,8 +322,16 @@ def test_tangents_in_chunks_are_the_tangents():
     parts = ds.least_squares(problem, adjoint=ds.ForwardMode(chunk=3))
     for name in LOTKA.defaults():
         assert parts.values[name] == pytest.approx(float(whole.values[name]), rel=1e-9)
+    for memory, chosen in (("4kB", "ForwardMode(3)"), ("1MB", "ForwardMode")):
+        fitted = ds.least_squares(problem, adjoint=ds.ForwardMode(memory=memory))
+        (row,) = fitted.adjoint()["plan"]
+        assert row["name"] == chosen
+        assert row["measured"] <= fitted.adjoint()["budget"] == parsed_bytes(memory)
+        assert fitted.values["alpha"] == pytest.approx(float(whole.values["alpha"]), rel=1e-9)
     with pytest.raises(ConfigError, match="chunk: must be at least 1"):
         ds.ForwardMode(chunk=0)
+    with pytest.raises(ConfigError, match="memory: give one of the two"):
+        ds.ForwardMode(chunk=2, memory="1GB")
 
 
 def test_a_plan_is_no_array():

@@ -126,6 +126,24 @@ def test_memory_is_that_of_the_stored_states():
     assert temp_bytes(1000, Direct()) > 1000 * state > 20 * by_slots[1]
 
 
+def test_states_on_the_host_give_the_same_gradient():
+    """Alone and side by side; where they are kept is in the program."""
+    params = {"a": jnp.asarray(1.2)}
+    there, here = RecursiveCheckpoint(4, offload="host"), RecursiveCheckpoint(4)
+    np.testing.assert_array_equal(
+        lowered(100, there).compile()(params)["a"], lowered(100, here).compile()(params)["a"]
+    )
+    both = {"a": jnp.asarray([1.2, 0.9])}
+    run = lambda a: jax.jit(jax.vmap(jax.grad(functools.partial(loss, steps=100, adjoint=a))))(both)  # noqa: E731
+    np.testing.assert_array_equal(run(there)["a"], run(here)["a"])
+    for adjoint, away in ((there, True), (here, False)):
+        one = jax.jit(jax.grad(functools.partial(loss, steps=100, adjoint=adjoint)))
+        program = one.trace(params).lower(lowering_platforms=("cuda",)).as_text()
+        assert ("pinned_host" in program) == away
+    with pytest.raises(ds.ConfigError, match=r"offload: unknown place.*host"):
+        RecursiveCheckpoint(offload="disk")
+
+
 def test_the_reverse_pass_runs_as_many_steps_as_the_schedule_says():
     """Counted by the step itself: there, the replays, and once in each pullback."""
     count = []

@@ -278,7 +278,7 @@ def test_a_trajectory_with_rebuilds_is_reversed_to_the_last_bit(driven):
 
     @eqx.filter_jit
     def there_and_back(state):
-        exact = sim.to_exact(HOT, state)
+        exact = sim.to_exact(HOT, state, 300)
         on = lambda e, _: (sim.exact_step(HOT, e), None)  # noqa: E731
         off = lambda e, _: (sim.exact_unstep(HOT, e), None)  # noqa: E731
         there, _ = jax.lax.scan(on, exact, length=300)

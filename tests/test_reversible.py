@@ -17,7 +17,7 @@ STEPS = 5000
 
 @eqx.filter_jit
 def there_and_back(simulation, params, state, steps):
-    start = simulation.to_exact(params, state)
+    start = simulation.to_exact(params, state, steps)
 
     def forward(exact, _):
         return simulation.exact_step(params, exact), None
@@ -155,4 +155,4 @@ def test_without_64_bits_it_is_refused():
         jax.enable_x64(False),
         pytest.raises(ConfigError, match=r"needs 64-bit integers.*Recursive"),
     ):
-        nve.to_exact(params, state)
+        nve.to_exact(params, state, 1)

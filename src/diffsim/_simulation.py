@@ -172,9 +172,9 @@ class AbstractReversible(AbstractSimulation):
     def unstep(self, params: Params, state: State) -> State:
         """The inverse of `step`, to rounding."""
 
-    def to_exact(self, params: Params, state: State) -> PyTree:
-        """The state in the representation in which stepping is invertible to the bit."""
-        del params
+    def to_exact(self, params: Params, state: State, steps: int) -> PyTree:
+        """The state in the representation in which `steps` steps are invertible to the bit."""
+        del params, steps
         return state
 
     def same(self, exact: PyTree, other: PyTree) -> Array:

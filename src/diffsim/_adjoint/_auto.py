@@ -12,6 +12,7 @@ from .._errors import ConfigError
 from .._schedule import SavePlan
 from .._simulation import AbstractSimulation, Params, State
 from ._base import AbstractAdjoint, Observe, Trajectory, inexact
+from ._bytes import parsed_bytes, shown
 from ._plan import (
     Ask,
     Candidate,
@@ -19,9 +20,7 @@ from ._plan import (
     abstract,
     compiled,
     footprint,
-    parsed_bytes,
     predictions,
-    shown,
     temp_bytes,
 )
 
@@ -93,7 +92,7 @@ class Auto(AbstractAdjoint):
     ) -> Choice:
         """The predicted winner, and who comes next."""
         budget = parsed_bytes(self.memory)
-        foot = footprint(sim, params, state, observe)
+        foot = footprint(sim, params, state, observe, plan.steps)
         found = predictions(sim, foot, plan, ask, budget)
         return Choice.of(found, budget, self.time)
 
@@ -159,7 +158,7 @@ class Choice:
 
 
 def _name(adjoint: AbstractAdjoint) -> str:
-    slots = getattr(adjoint, "checkpoints", None)
+    slots = getattr(adjoint, "checkpoints", None) or getattr(adjoint, "chunk", None)
     return f"{type(adjoint).__name__}({slots})" if slots else type(adjoint).__name__
 
 

@@ -24,6 +24,11 @@ class Backsolve(AbstractAdjoint):
     """
 
     modes: ClassVar[tuple[str, ...]] = ("reverse",)
+
+    @property
+    def twice(self) -> bool:
+        return False
+
     why: ClassVar[str] = "the adjoint equation is solved backwards, nothing is kept"
     needs: ClassVar[type[AbstractSimulation]] = AbstractFlow
     exact: ClassVar[bool] = False

@@ -61,6 +61,16 @@ class AbstractAdjoint(eqx.Module):
     why: ClassVar[str]
     exact: ClassVar[bool] = True
 
+    @property
+    def twice(self) -> bool:
+        """Whether its gradient can be differentiated again, forward over reverse."""
+        return True
+
+    def remedy(self, sim: AbstractSimulation) -> str:
+        """How a simulation that it refuses may become one that it takes."""
+        del sim
+        return ""
+
     @abstractmethod
     def loop(
         self,
@@ -79,7 +89,7 @@ class AbstractAdjoint(eqx.Module):
         fitting = [a.__name__ for a in known_adjoints() if isinstance(sim, a.needs)]
         raise ConfigError(
             f"{type(self).__name__} needs an {self.needs.__name__} and "
-            f"{type(sim).__name__} is none",
+            f"{type(sim).__name__} is none{self.remedy(sim)}",
             key="adjoint",
             allowed=fitting,
             suggestion="Direct",  # which takes any simulation
@@ -89,6 +99,22 @@ class AbstractAdjoint(eqx.Module):
 def known_adjoints() -> list[type[AbstractAdjoint]]:
     """The strategies that exist, for error messages."""
     return sorted(AbstractAdjoint.__subclasses__(), key=lambda a: a.__name__)
+
+
+def once(fn: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """`fn`, whose tangents are refused: they would vanish in silence, or fail further on."""
+    refusing = jax.custom_jvp(fn)
+
+    @refusing.defjvp
+    def rule(primals, tangents):
+        del primals, tangents
+        raise ConfigError(
+            f"{name} has no second derivatives",
+            key="adjoint",
+            allowed="RecursiveCheckpoint, Direct",
+        )
+
+    return refusing
 
 
 def march(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from .._errors import ConfigError
 from .._schedule import SavePlan
@@ -24,9 +25,13 @@ from ._base import (
     arrays,
     filled,
     inexact,
+    once,
     pull_observation,
     zeros_of,
 )
+
+PLACES = (None, "host")
+HOST, DEVICE = jax.memory.Space.Host, jax.memory.Space.Device
 
 
 class RecursiveCheckpoint(AbstractAdjoint):
@@ -37,21 +42,33 @@ class RecursiveCheckpoint(AbstractAdjoint):
     doi:10.1145/347837.347846). The schedule is data: compile time does not grow with T.
 
     **When:** long runs of any simulation in reverse mode. **Costs:** r + 1 forward runs and one
-    pullback a step; memory of s states. **Cannot:** forward mode, second derivatives, gradients in
-    arrays that the simulation itself holds (pass them as parameters).
+    pullback a step; memory of s states. Second derivatives work, forward over reverse
+    (`jax.hessian`). **Cannot:** forward mode alone, gradients in arrays that the simulation itself
+    holds (pass them as parameters).
 
-    **Arguments:** `checkpoints`: states to store; default: the fewest with r ≤ 3.
+    **Arguments:** `checkpoints`: states to store; default: the fewest with r ≤ 3. `offload="host"`:
+    they are stored in the host's memory instead of the accelerator's, for one transfer of a state
+    each way a step, and no second derivatives.
     """
 
     checkpoints: int | None = eqx.field(static=True, default=None)
+    offload: str | None = eqx.field(static=True, default=None)
 
     modes: ClassVar[tuple[str, ...]] = ("reverse",)
     why: ClassVar[str] = "few states are kept, the others recomputed on the way back"
     needs: ClassVar[type[AbstractSimulation]] = AbstractSimulation
 
+    @property
+    def twice(self) -> bool:
+        return self.offload is None
+
     def __check_init__(self):
         if self.checkpoints is not None and self.checkpoints < 1:
             raise ConfigError("must be at least 1", key="checkpoints", value=self.checkpoints)
+        if self.offload not in PLACES:
+            raise ConfigError(
+                "unknown place", key="offload", value=self.offload, allowed="host, null"
+            )
 
     def loop(
         self,
@@ -61,12 +78,69 @@ class RecursiveCheckpoint(AbstractAdjoint):
         plan: SavePlan,
         observe: Observe,
     ) -> Trajectory:
-        slots = min(self.checkpoints or enough_checkpoints(plan.steps), plan.steps)
+        slots = Slots(
+            min(self.checkpoints or enough_checkpoints(plan.steps), plan.steps), self.offload
+        )
         run = eqx.filter_custom_vjp(_forward)
         run.def_fwd(_forward_keep)
         run.def_bwd(_backward)
         (state, observed), health = run((params, state), sim, plan, observe, slots)
         return Trajectory(state, observed, health)
+
+
+class Slots(NamedTuple):
+    """`places` for states (and one for what is not kept), on the device or the host."""
+
+    places: int
+    offload: str | None
+
+    def empty(self, like: PyTree) -> PyTree:
+        """All of them, for states like this one."""
+        empty = lambda x: jnp.zeros((self.places + 1, *x.shape), x.dtype)  # noqa: E731
+        stores = jax.tree.map(empty, like)
+        return stores if self.offload is None else jax.device_put(stores, HOST)
+
+    def stored(self, stores: PyTree, state: PyTree, slot: Array) -> PyTree:
+        """The places with `state` in one of them."""
+        if self.offload is None:
+            return jax.tree.map(lambda s, x: s.at[slot].set(x), stores, state)
+        return jax.tree.map(lambda s, x: _put(0)(s, x, slot), stores, state)
+
+    def loaded(self, stores: PyTree, slot: Array) -> PyTree:
+        """The state in one of them."""
+        if self.offload is None:
+            return jax.tree.map(lambda s: s[slot], stores)
+        return jax.tree.map(lambda s: _take(0)(s, slot), stores)
+
+
+# What is batched would be gathered and scattered, which XLA does not do in the host's memory: the
+# batch becomes an axis before that of the places instead.
+def _take(axis: int) -> Callable[[Array, Array], Array]:
+    @jax.custom_batching.custom_vmap
+    def take(stores: Array, slot: Array) -> Array:
+        x = jax.lax.dynamic_index_in_dim(stores, slot, axis, keepdims=False)
+        return jax.device_put(x, DEVICE)
+
+    @take.def_vmap
+    def _(size, which, stores, slot):
+        del size, which
+        return _take(axis + 1)(stores, slot), True
+
+    return take
+
+
+def _put(axis: int) -> Callable[[Array, Array, Array], Array]:
+    @jax.custom_batching.custom_vmap
+    def put(stores: Array, x: Array, slot: Array) -> Array:
+        return jax.lax.dynamic_update_index_in_dim(stores, jax.device_put(x, HOST), slot, axis)
+
+    @put.def_vmap
+    def _(size, which, stores, x, slot):
+        stores = stores if which[0] else jnp.broadcast_to(stores, (size, *stores.shape))
+        x = x if which[1] else jnp.broadcast_to(x, (size, *x.shape))
+        return _put(axis + 1)(stores, x, slot), True
+
+    return once(put, "RecursiveCheckpoint with states on the host")
 
 
 def reach(slots: int, repeats: int) -> int:
@@ -159,12 +233,12 @@ def _cooked(raw: PyTree, like: PyTree) -> PyTree:
 def _sweep(operands, sim, plan, observe, slots):
     """The first sweep: (final state, saved observables), health, stored states."""
     params, start = operands
-    first, _ = binomial_schedule(plan.steps, slots)
-    stores = jax.tree.map(lambda x: jnp.zeros((slots + 1, *x.shape), x.dtype), _raw(start))
+    first, _ = binomial_schedule(plan.steps, slots.places)
+    stores = slots.empty(_raw(start))
 
     def tick(carry, inputs):
         (state, health, stores), (slot, k) = carry, inputs
-        stores = jax.tree.map(lambda s, x: s.at[slot].set(x), stores, _raw(state))
+        stores = slots.stored(stores, _raw(state), slot)
         state = sim.step(params, state)
         return (state, health.after(sim.status(state), k), stores), None
 
@@ -197,7 +271,7 @@ def _backward(residuals, cotangents, perturbed, operands, sim, plan, observe, sl
     params, start = arrays(operands[0]), operands[1]
     (ct_state, ct_observed), _ = cotangents
     ct_observed = filled(ct_observed, observe, sim, params, final, plan)
-    _, back = binomial_schedule(plan.steps, slots)
+    _, back = binomial_schedule(plan.steps, slots.places)
 
     def see_back(state, ct_params, ct_state, save):
         """Add the pullback of the observation numbered `save`, made at `state`."""
@@ -217,10 +291,9 @@ def _backward(residuals, cotangents, perturbed, operands, sim, plan, observe, sl
     def operation(carry, op):
         working, stores, ct_params, ct_state = carry
         load, store, is_reverse, step = op
-        working = jax.tree.map(
-            lambda w, s: jnp.where(load < 0, w, s[jnp.maximum(load, 0)]), working, stores
-        )
-        stores = jax.tree.map(lambda s, w: s.at[store].set(w), stores, working)
+        kept = slots.loaded(stores, jnp.maximum(load, 0))
+        working = jax.tree.map(lambda w, k: jnp.where(load < 0, w, k), working, kept)
+        stores = slots.stored(stores, working, store)
 
         def pull():
             return working, *reverse(_cooked(working, start), ct_params, ct_state, step)

@@ -11,6 +11,7 @@ from .._errors import ConfigError
 from .._schedule import SavePlan
 from .._simulation import AbstractSimulation, Params, State
 from ._base import AbstractAdjoint, Observe, Trajectory
+from ._bytes import parsed_bytes
 from ._direct import Direct
 
 MESSAGE = (
@@ -27,10 +28,12 @@ class ForwardMode(AbstractAdjoint):
     O(1) in steps. **Cannot:** reverse mode (`jax.grad` is refused while tracing); many parameters.
 
     **Arguments:** `chunk`: how many tangents fits push side by side (default: all); each further
-    chunk costs a run and saves memory.
+    chunk costs a run and saves memory; `memory`: "2GB", or bytes, in place of a number: as many as
+    fit by the prediction of `Auto`. In your own code, `jax.jacfwd` pushes all at once.
     """
 
     chunk: int | None = eqx.field(static=True, default=None)
+    memory: str | float | None = eqx.field(static=True, default=None)
 
     modes: ClassVar[tuple[str, ...]] = ("forward",)
     why: ClassVar[str] = "few parameters: their tangents run along, nothing is kept"
@@ -39,6 +42,10 @@ class ForwardMode(AbstractAdjoint):
     def __check_init__(self):
         if self.chunk is not None and self.chunk < 1:
             raise ConfigError("must be at least 1", key="chunk", value=self.chunk)
+        if self.memory is not None:
+            parsed_bytes(self.memory)
+            if self.chunk is not None:
+                raise ConfigError("give one of the two", key="memory", allowed="chunk, memory")
 
     def loop(
         self,

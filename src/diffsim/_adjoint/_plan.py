@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,17 +13,15 @@ import numpy as np
 from jax.interpreters import partial_eval
 from jaxtyping import PyTree
 
-from .._errors import ConfigError
 from .._schedule import SavePlan
 from .._simulation import AbstractReversible, AbstractSimulation, Params, State
 from ._base import AbstractAdjoint, Observe, add, inexact, march_blocks, pull_observation, zeros_of
+from ._bytes import shown
 from ._checkpoint import RecursiveCheckpoint, reach
 from ._direct import Direct
 from ._forward import ForwardMode
 from ._reversible import Reversible
 
-UNITS = {"B": 1, **{f"{p}B": 1000**i for i, p in enumerate("kMGT", 1)}}
-UNITS |= {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
 TRACED = SavePlan(stride=7, blocks=5)  # lengths that no axis of a state is likely to have
 LOOP_BYTES = 2048  # counters and tables of a loop
 CARRIED = 3  # states that the way back holds besides those it stores: at work, final, cotangent
@@ -76,70 +72,27 @@ jax.tree_util.register_static(Plan)
 class Ask(NamedTuple):
     """What a gradient is for. `mode`: "reverse", "forward", or "any" where both will do; `pulls`:
     cotangents that are pulled back (1 for a loss, all residuals for a Jacobian); `pushes`: tangents
-    that are pushed forward, one a parameter; `batch`: runs side by side."""
+    that are pushed forward, one a parameter; `batch`: runs side by side; `chunks`: whether
+    tangents may be pushed in several passes."""
 
     mode: str = "reverse"
     pulls: int = 1
     pushes: int | None = None
     batch: int = 1
+    chunks: bool = False
 
 
 class Footprint(NamedTuple):
     """Of one step and its pullback [bytes]: `state`; `work`, what the pullback needs besides;
     `kept`, what plain autodiff stores of a step; `saved`, of an observation; `pull`: the pullback's
-    cost in steps."""
+    cost in steps; `exact`, what the exact representation of the run holds besides a state."""
 
     state: int
     work: int
     kept: int
     saved: int
     pull: float
-
-
-def parsed_bytes(memory: str | float | None) -> int:
-    """ "2GB" in bytes; None: what the first device has free."""
-    if memory is None:
-        return free_bytes()
-    if isinstance(memory, (int, float)) and not isinstance(memory, bool):
-        amount, unit = float(memory), "B"
-    else:
-        match = re.fullmatch(r"\s*([0-9.eE+]+)\s*([A-Za-z]+)\s*", str(memory))
-        amount, unit = (0.0, "") if match is None else (_number(match[1]), match[2])
-    known = {name.lower(): size for name, size in UNITS.items()}
-    if unit.lower() not in known or not (math.isfinite(amount) and amount > 0):
-        raise ConfigError(
-            "is no amount of memory",
-            key="memory",
-            value=memory,
-            allowed=", ".join(UNITS),
-            suggestion="2GB",
-        )
-    return int(amount * known[unit.lower()])
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def free_bytes() -> int:
-    """What the first device has free; of a CPU the machine's available memory."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def shown(count: int | None) -> str:
-    """Bytes for a person."""
-    if count is None:
-        return ""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} B"
+    exact: int = 0
 
 
 def _size(tree: PyTree) -> int:
@@ -182,7 +135,9 @@ def _weight(program: Any) -> float:
     return float(cost.get("flops", 0.0)) + float(cost.get("bytes accessed", 0.0))
 
 
-def footprint(sim: AbstractSimulation, params: Params, state: State, observe: Observe) -> Footprint:
+def footprint(
+    sim: AbstractSimulation, params: Params, state: State, observe: Observe, steps: int
+) -> Footprint:
     """Compiles a step and its pullback for these shapes, and traces autodiff through a few steps;
     runs nothing."""
 
@@ -201,7 +156,16 @@ def footprint(sim: AbstractSimulation, params: Params, state: State, observe: Ob
     kept, saved = _stored(sim, params, state, observe)
     pull_cost = ratio if 1.5 < ratio < 20 else BACKWARD_FORWARDS
     stored = _needed(pulled, sim, params, state, cotangent, seen)
-    return Footprint(stored, temp_bytes(pull) or 0, kept, saved, pull_cost)
+    exact = _exact_room(sim, params, state, steps)
+    return Footprint(stored, temp_bytes(pull) or 0, kept, saved, pull_cost, exact)
+
+
+def _exact_room(sim: AbstractSimulation, params: Params, state: State, steps: int) -> int:
+    """What the exact representation of `steps` steps holds beyond that of none."""
+    if not isinstance(sim, AbstractReversible):
+        return 0
+    held = lambda n: eqx.filter_eval_shape(lambda p, s: sim.to_exact(p, s, n), params, state)  # noqa: E731
+    return _size(held(steps)) - _size(held(0))
 
 
 def _needed(pulled: Callable[..., PyTree], sim: Any, params: Any, state: Any, *rest: Any) -> int:
@@ -280,11 +244,16 @@ def predictions(
         cost = 1 + recomputed(plan.steps, slots) + back
         found.append((RecursiveCheckpoint(slots), fixed + (slots + 1) * per_slot, cost))
         if isinstance(sim, AbstractReversible):
-            found.append((Reversible(), fixed, 2 + back))
+            found.append((Reversible(), fixed + many * foot.exact, 2 + back))
     if ask.mode in ("forward", "any") and ask.pushes is not None:
-        side = many * (ask.pushes + 1)
-        work = side * (foot.state + foot.work // 2) + LOOP_BYTES
-        found.append((ForwardMode(), work, 1.0 + ask.pushes))
+        one = many * (foot.state + foot.work // 2)
+        chunk = ask.pushes
+        if ask.chunks:
+            fitting = int((budget - LOOP_BYTES) // max(one, 1)) - 1
+            chunk = max(1, min(ask.pushes, fitting))
+        adjoint = ForwardMode() if chunk == ask.pushes else ForwardMode(chunk)
+        cost = ask.pushes + math.ceil(ask.pushes / chunk)
+        found.append((adjoint, (chunk + 1) * one + LOOP_BYTES, float(cost)))
     return found
 
 

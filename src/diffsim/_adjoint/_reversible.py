@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._schedule import SavePlan
-from .._simulation import AbstractReversible, AbstractSimulation, Params, State
+from .._simulation import AbstractFlow, AbstractReversible, AbstractSimulation, Params, State
 from ._base import (
     AbstractAdjoint,
     Health,
@@ -20,6 +20,7 @@ from ._base import (
     arrays,
     filled,
     inexact,
+    once,
     pull_observation,
     zeros_of,
 )
@@ -42,6 +43,14 @@ class Reversible(AbstractAdjoint):
     modes: ClassVar[tuple[str, ...]] = ("reverse",)
     why: ClassVar[str] = "the trajectory is run backwards exactly, nothing is kept"
     needs: ClassVar[type[AbstractSimulation]] = AbstractReversible
+
+    def remedy(self, sim: AbstractSimulation) -> str:
+        able = isinstance(sim, AbstractFlow) and not sim.adaptive
+        return " (ode.AlgebraicallyReversible makes one of explicit methods)" if able else ""
+
+    @property
+    def twice(self) -> bool:
+        return False
 
     def loop(
         self,
@@ -81,14 +90,17 @@ def _exact_run(
 
 def _forward(operands, sim, plan, observe):
     params, state = operands
-    exact, health, observed = _exact_run(params, sim.to_exact(params, state), sim, plan, observe)
+    start = sim.to_exact(params, state, plan.steps)
+    exact, health, observed = _exact_run(params, start, sim, plan, observe)
     return (sim.from_exact(exact), observed), health
 
 
 def _forward_keep(perturbed, operands, sim, plan, observe):
     del perturbed
-    params, state = operands
-    start = sim.to_exact(params, state)
+    dynamic, static = eqx.partition(operands, eqx.is_inexact_array)
+    # tangents of what becomes integers would be zero
+    params, state = eqx.combine(once(lambda x: x, "Reversible")(dynamic), static)
+    start = sim.to_exact(params, state, plan.steps)
     exact, health, observed = _exact_run(params, start, sim, plan, observe)
     return ((sim.from_exact(exact), observed), health), (start, exact)
 

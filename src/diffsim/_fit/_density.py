@@ -122,7 +122,8 @@ class Density:
     def whitened(self, modes: Array) -> Whitened:
         """The density in coordinates in which it looks like N(0, 1) about the first of `modes`."""
         z = modes[0]
-        curvature = np.asarray(jax.jit(lambda z: hessian(self.potential, z, self.adjoint.modes))(z))
+        second = lambda z: hessian(self.potential, z, self.adjoint, self.problem.simulation)  # noqa: E731
+        curvature = np.asarray(jax.jit(second)(z))
         factor, sound = _spread(curvature, np.asarray(z))
         return Whitened(self, modes, jnp.asarray(factor, z.dtype), sound)
 

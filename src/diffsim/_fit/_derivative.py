@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._adjoint import AbstractAdjoint
+from .._simulation import AbstractFlow, AbstractSimulation
+
 FEW = 100  # parameters up to which forward mode is preferred where there is a choice
 FEW_TWICE = 30  # the same for second derivatives
 
@@ -45,10 +48,10 @@ def pushed(
     chunk = z.size if chunk is None else min(chunk, z.size)
     many = jax.vmap(push, out_axes=(None, -1, None))
     value, slope, aux = many(unit[:chunk])
-    slopes = [slope]
-    for i in range(chunk, z.size, chunk):
-        slopes.append(many(unit[i : i + chunk])[1])
-    return value, jnp.concatenate(slopes, axis=-1), aux
+    if chunk < z.size:  # one program for all the others, whatever their number
+        others = jax.lax.map(lambda tangent: push(tangent)[1], unit[chunk:], batch_size=chunk)
+        slope = jnp.concatenate([slope, jnp.moveaxis(others, 0, -1)], axis=-1)
+    return value, slope, aux
 
 
 def explicit(fn: Callable[[Array], Array], *, forward: bool) -> Callable[[Array], Array]:
@@ -67,13 +70,19 @@ def explicit(fn: Callable[[Array], Array], *, forward: bool) -> Callable[[Array]
     return called
 
 
-def hessian(fn: Callable[[Array], Array], z: Array, modes: Sequence[str]) -> Array:
-    """∂²fn/∂z², (n, n): forward over forward, or over reverse where parameters are many; of an
-    adjoint that has no forward mode, central differences of its gradient, to about 1e-7."""
-    if "forward" in modes:
-        if "reverse" in modes and z.size > FEW_TWICE:
-            return jax.jacfwd(jax.grad(fn))(z)
+def hessian(
+    fn: Callable[[Array], Array], z: Array, adjoint: AbstractAdjoint, sim: AbstractSimulation
+) -> Array:
+    """∂²fn/∂z², (n, n): forward over forward, or over reverse where parameters are many or the
+    adjoint has no forward mode; of one whose gradient has no derivative, central differences of
+    it, to about 1e-7."""
+    few = z.size <= FEW_TWICE or "reverse" not in adjoint.modes
+    if "forward" in adjoint.modes and few:
         return jax.jacfwd(jax.jacfwd(fn))(z)
+    # the loops of adaptive solvers are Diffrax's, which differentiates them once
+    fixed = not (isinstance(sim, AbstractFlow) and sim.adaptive)
+    if "forward" in adjoint.modes or (adjoint.twice and fixed):
+        return jax.jacfwd(jax.grad(fn))(z)
     step = jnp.finfo(z.dtype).eps ** (1 / 3) * jnp.maximum(1.0, jnp.abs(z))
     shifts = jnp.diag(step)
 

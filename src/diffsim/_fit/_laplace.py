@@ -18,7 +18,8 @@ def laplace(theta: Mapping[str, jax.Array], run: Run) -> Uncertainty:
     to first order; the targets' sigmas set its scale. Not a number where H is not positive."""
     flat, unravel = ravel_pytree(dict(theta))
     loss = lambda z: run.loss(unravel(z))[0]  # noqa: E731
-    curvature = np.asarray(jax.jit(lambda z: hessian(loss, z, run.adjoint.modes))(flat))
+    second = lambda z: hessian(loss, z, run.adjoint, run.problem.simulation)  # noqa: E731
+    curvature = np.asarray(jax.jit(second)(flat))
     finite = bool(np.all(np.isfinite(curvature)))
     if finite and np.all(np.linalg.eigvalsh(curvature) > 0):
         covariance = np.linalg.inv(curvature)

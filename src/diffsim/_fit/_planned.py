@@ -8,7 +8,16 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, PyTree
 
-from .._adjoint import AbstractAdjoint, Ask, Auto, Candidate, Choice, Plan, Reweight
+from .._adjoint import (
+    AbstractAdjoint,
+    Ask,
+    Auto,
+    Candidate,
+    Choice,
+    ForwardMode,
+    Plan,
+    Reweight,
+)
 from .._problem import Problem
 from .._simulation import AbstractEquilibrium, AbstractFlow, AbstractSimulation, Params, State
 from .._solve import default_adjoint
@@ -23,6 +32,8 @@ def planned(
 
     `pulls`: cotangents of a derivative in reverse (the residuals of a Jacobian).
     """
+    if isinstance(adjoint, ForwardMode) and adjoint.memory is not None:
+        adjoint, mode = Auto(adjoint.memory), "forward"
     if not isinstance(adjoint, Auto):
         return adjoint, None, None
     simulation = problem.simulation
@@ -42,7 +53,7 @@ def planned(
         seen = sim.observe(params, state)
         return {name: seen[name] for name in names}
 
-    ask = Ask(mode, pulls, count, problem.batch)
+    ask = Ask(mode, pulls, count, problem.batch, chunks=True)
     save_plan = problem.schedule.plan(simulation.time_step())
     adjoint = dataclasses.replace(adjoint, mode=mode)
     state = _one_state(problem, theta)

@@ -102,7 +102,8 @@ class NVE(AbstractDynamics, AbstractReversible):
         temperature = kT / self.unit_system.boltzmann
         return self._observe(params, state, temperature, kinetic, 2 * kinetic / 3)
 
-    def to_exact(self, params: PyTree, state: State) -> ExactState:
+    def to_exact(self, params: PyTree, state: State, steps: int) -> ExactState:
+        del steps
         need_64_bit_integers()
         if not self.potential.repeatable:
             raise ConfigError(

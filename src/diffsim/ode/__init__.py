@@ -15,6 +15,8 @@ from ._hamiltonian import HamiltonianDynamics as HamiltonianDynamics
 from ._hamiltonian import PhaseState as PhaseState
 from ._lanes import LaneSolution as LaneSolution
 from ._lanes import ensemble as ensemble
+from ._reversible import AlgebraicallyReversible as AlgebraicallyReversible
+from ._reversible import PairState as PairState
 from ._separable import Separable as Separable
 from ._shooting import SegmentStarts as SegmentStarts
 from ._shooting import Shooting as Shooting

@@ -214,6 +214,18 @@ class DifferentialEquation(AbstractFlow):
             cache = self.solver.init(self.terms, t, t + self.dt, state.y, params)
         return FlowState(state.y, state.start, state.step, cache)
 
+    @property
+    def explicit(self) -> bool:
+        """Whether a step is an explicit formula, which needs no equation solved."""
+        return self._tableau is not None
+
+    def increment(self, params: PyTree, t: Any, y: PyTree, h: Any) -> PyTree:
+        """Ψ_h(t, y): what one explicit step of length h adds to y; h may be negative."""
+        assert self._tableau is not None
+        field = lambda t, y: self.field(t, y, params)  # noqa: E731
+        after, _, _ = rk_step(self._tableau, field, t, y, h)
+        return jax.tree.map(jnp.subtract, after, y)
+
     def step(self, params: PyTree, state: FlowState) -> FlowState:
         if self.dt is None:
             raise ConfigError("an adaptive solver has no step of its own", key="dt", value=None)

@@ -12,15 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
-from .._simulation import AbstractReversible, need_64_bit_integers
+from .._simulation import AbstractReversible
 from ._checks import check_field, checked_y0, first_start
 from ._compositions import AbstractComposition, VelocityVerlet
+from ._grid import off_grid, on_grid, spacing
 from ._observe import observed, start_of
 from ._systems import AbstractHamiltonian
-
-FINE = 48  # bits below the start's magnitude that the exact representation keeps
-REACH = 32  # steps of the start's speed that a coordinate which starts at zero is sized by
-ROOM = 2**62  # integers beyond this (2¹⁴ times the start's magnitude) are a failure
 
 
 class PhaseState(eqx.Module):
@@ -162,19 +159,23 @@ class HamiltonianDynamics(AbstractReversible):
                 q = q + 0.5 * weight * h * self._velocity(params, p)
         return PhaseState(q, p, force, state.start, state.step + count)
 
-    def to_exact(self, params: PyTree, state: PhaseState) -> ExactPhase:
-        need_64_bit_integers()
+    def to_exact(self, params: PyTree, state: PhaseState, steps: int) -> ExactPhase:
         speed, force = self._velocity(params, state.p), self._force(params, state.q)
-        grid_q = _spacing(state.q, REACH * self.dt * speed)
-        grid_p = _spacing(state.p, REACH * self.dt * force)
-        exact = ExactPhase(_onto(state.q, grid_q), _onto(state.p, grid_p), grid_q, grid_p, state)
+        grid_q = spacing(state.q, self.dt * speed)
+        grid_p = spacing(state.p, self.dt * force)
+        exact = ExactPhase(
+            on_grid(state.q, grid_q), on_grid(state.p, grid_p), grid_q, grid_p, state
+        )
         force = self._exact_force(params, exact.q, exact) if self.method.kick_first else None
         rest = PhaseState(state.q, state.p, force, state.start, state.step)
         return ExactPhase(exact.q, exact.p, grid_q, grid_p, rest)
 
     def from_exact(self, exact: ExactPhase) -> PhaseState:
         rest = exact.rest
-        q, p = _off(exact.q, exact.grid_q, rest.q.dtype), _off(exact.p, exact.grid_p, rest.p.dtype)
+        q, p = (
+            off_grid(exact.q, exact.grid_q, rest.q.dtype),
+            off_grid(exact.p, exact.grid_p, rest.p.dtype),
+        )
         return PhaseState(q, p, rest.force, rest.start, rest.step)
 
     def same(self, exact: ExactPhase, other: ExactPhase) -> Array:
@@ -191,10 +192,10 @@ class HamiltonianDynamics(AbstractReversible):
         q, p, force, h = exact.q, exact.p, exact.rest.force, self.dt
 
         def kicked(p, force, share):
-            return p + direction * _onto(share * h * force, exact.grid_p)
+            return p + direction * on_grid(share * h * force, exact.grid_p)
 
         def drifted(q, p, share):
-            return q + direction * _onto(share * h * self._exact_velocity(params, p, exact), grid)
+            return q + direction * on_grid(share * h * self._exact_velocity(params, p, exact), grid)
 
         grid = exact.grid_q
         for weight in self.method.weights:
@@ -213,29 +214,9 @@ class HamiltonianDynamics(AbstractReversible):
 
     # Barriers on both sides: forward and backward must compile to the same kernel.
     def _exact_force(self, params: PyTree, q: Array, exact: ExactPhase) -> Array:
-        x = jax.lax.optimization_barrier(_off(q, exact.grid_q, exact.rest.q.dtype))
+        x = jax.lax.optimization_barrier(off_grid(q, exact.grid_q, exact.rest.q.dtype))
         return jax.lax.optimization_barrier(self._force(params, x))
 
     def _exact_velocity(self, params: PyTree, p: Array, exact: ExactPhase) -> Array:
-        x = jax.lax.optimization_barrier(_off(p, exact.grid_p, exact.rest.p.dtype))
+        x = jax.lax.optimization_barrier(off_grid(p, exact.grid_p, exact.rest.p.dtype))
         return jax.lax.optimization_barrier(self._velocity(params, x))
-
-
-def _spacing(x: Array, motion: Array) -> Array:
-    """The power of two that is 2⁻⁴⁸ of the largest entry, or of the way of some steps where that is
-    larger (of one where all is zero)."""
-    both = jnp.concatenate([x, motion])
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(both))).astype(jnp.float64)
-    _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1.0))
-    return jnp.ldexp(jnp.ones((), jnp.float64), exponent - FINE)
-
-
-def _onto(x: Array, grid: Array) -> Array:
-    """The nearest multiple of `grid`, as an integer."""
-    return jnp.round(x.astype(jnp.float64) / grid).astype(jnp.int64)
-
-
-def _off(x: Array, grid: Array, dtype: Any) -> Array:
-    """Back to floating point; NaN where the integers are about to run out."""
-    value = (x * grid).astype(dtype)
-    return jnp.where(jnp.abs(x) < ROOM, value, jnp.nan)
