@@ -7,6 +7,8 @@ compiled ahead, its memory read from the program; they take turns, the best time
 `gradient_over_forward` and `gradient_memory` of each way; `predicted_memory` of `Auto`'s table, its
 peer the compiled size. `auto_gradient`: what `Auto` took under a budget, its peer the fastest
 hand-picked way whose compiled size is within the budget; a ratio of 0.87 is 1.15 times its time.
+
+`python -m benchmarks._adjoint_figure FILE PNG` draws the rows that `--json FILE` wrote.
 """
 
 from collections.abc import Iterator
@@ -92,10 +94,10 @@ def of(system: System, repeats: int) -> Iterator[Row]:
     """All rows of one system."""
     size = f"{system.steps} steps"
     ways = (ds.Direct(), ds.RecursiveCheckpoint(), *system.further)
-    ways += (ds.RecursiveCheckpoint(system.steps // 4),)
+    ways += tuple(ds.RecursiveCheckpoint(s) for s in (3, system.steps // 10, system.steps // 4))
     hand = {_name(way): Program(system, way) for way in ways}
     sizes = sorted(program.memory for program in hand.values())
-    budgets = [int(1.05 * sizes[-1]), int(0.5 * sizes[-1]), int(1.3 * sizes[0])]
+    budgets = [int(1.05 * sizes[-1]), int(0.5 * sizes[-1]), int(1.5 * sizes[0])]
     auto = {b: Program(system, ds.Auto(memory=float(b))) for b in budgets}
     tasks: dict[Any, Any] = {"forward": Program(system, None), **hand, **auto}
     taken = fastest(tasks, repeats, 10.0)

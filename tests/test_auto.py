@@ -10,6 +10,7 @@ import diffsim as ds
 from diffsim import ConfigError, Schedule, cfd, ode
 from diffsim._adjoint._bytes import parsed_bytes
 from diffsim._adjoint._plan import recomputed
+from diffsim._fit._planned import planned
 from problems import argon_box
 
 LOTKA = ode.LotkaVolterra()
@@ -353,3 +354,23 @@ def test_stats_are_attributes_and_adaptive_solvers_choose_their_own():
             ).state.y
         )
         assert np.all(np.isfinite(flat(jax.jit(take(end))(params))))
+
+
+def test_runs_beyond_their_horizon_are_treated_as_told():
+    """Lorenz over 12 Lyapunov times: a hundredfold growth takes five."""
+    equation = ode.DifferentialEquation(ode.Lorenz63(), dt=0.02)
+    start = np.asarray([[-5.0, -6.0, 22.0]])
+    schedule = Schedule(steps=700, save_every=100)
+    free = {"sigma": ds.Parameter(10.0), "rho": ds.Parameter(28.0), "beta": ds.Parameter(2.66)}
+    target = ds.Target("y", np.zeros((1, 7, 3)), 1.0)
+    problem = ds.Problem(equation, free, [target], schedule, {"y0": start})
+    chosen, choice, plan = planned(problem, ds.Auto(memory="1GB"), "reverse")
+    assert isinstance(chosen, ds.Direct) and choice is not None and plan is not None
+    assert "multiple_shooting" in plan.why
+    window, _, plan = planned(problem, ds.Auto(chaos="window"), "reverse")
+    assert isinstance(window, ds.Truncated) and 100 < window.window < 500
+    assert plan is not None and "biased" in plan.why and "noise beyond a horizon" in plan.why
+    with pytest.raises(ConfigError, match=r"adjoint.chaos: .*noise beyond.*Reweight"):
+        planned(problem, ds.Auto(chaos="refuse"), "reverse")
+    with pytest.raises(ConfigError, match=r"chaos: unknown choice.*window"):
+        ds.Auto(chaos="ignore")

@@ -19,6 +19,7 @@ from ._schedule import Schedule
 from ._simulation import AbstractFlow, AbstractSimulation, Params, State
 
 HUNDREDFOLD = math.log(100.0)
+POWER = 5  # of time, up to which a growth is no chaos
 REMEDY = (
     "take windows of the run as conditions (many short runs), average over replicas, fit by "
     "multiple shooting (diffsim.multiple_shooting), or, for averages at equilibrium, reweight "
@@ -111,7 +112,9 @@ def _growth(logs: np.ndarray, spans: np.ndarray, unit: str) -> Growth:
     rates, duration = logs[second] / spans[second], float(np.sum(spans))
     exponent = float(np.sum(logs[second]) / np.sum(spans[second]))
     stderr = float(np.std(rates, ddof=1) / math.sqrt(len(rates))) if len(rates) > 1 else math.inf
-    grows = exponent > 2 * stderr  # a bounded or a straight growth is not an exponential one
+    # A bounded growth is not an exponential one, nor is one with a power of time, which over the
+    # second half is 2 to that power.
+    grows = exponent > 2 * stderr or float(np.sum(logs[second])) > POWER * math.log(2)
     horizon = HUNDREDFOLD / exponent if grows else math.inf
     grown = np.cumsum(logs)
     if grows and grown[-1] > HUNDREDFOLD:  # inside the run: where it was and stayed so

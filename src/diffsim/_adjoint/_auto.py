@@ -26,6 +26,7 @@ from ._plan import (
 
 NEAR = 3  # times the budget, up to which a prediction is no refusal
 MODES = ("reverse", "forward", "any")
+CHAOS = ("warn", "window", "refuse")
 
 
 class Auto(AbstractAdjoint):
@@ -44,12 +45,15 @@ class Auto(AbstractAdjoint):
     **Arguments:** `memory`: the budget, "2GB" or a number of bytes (default: what the device has
     free); `time`: the most that a gradient may cost, in forward runs; `mode`: how the result will
     be differentiated, "reverse" (`jax.grad`) or "forward" (`jax.jvp`, `jax.jacfwd`); fits set it to
-    what their method needs.
+    what their method needs; `chaos`: what a fit does where the run is longer than the horizon of
+    its gradient (`diffsim.growth` of the first condition): "warn", in the plan; "window", take
+    `Truncated` of that length, which is biased; "refuse".
     """
 
     memory: str | float | None = eqx.field(static=True, default=None)
     time: float | None = eqx.field(static=True, default=None)
     mode: str = eqx.field(static=True, default="reverse")
+    chaos: str = eqx.field(static=True, default="warn")
 
     modes: ClassVar[tuple[str, ...]] = ("forward", "reverse")
     why: ClassVar[str] = "the fastest that fits the memory"
@@ -63,6 +67,8 @@ class Auto(AbstractAdjoint):
             raise ConfigError("must be positive", key="time", value=self.time)
         if self.mode not in MODES:
             raise ConfigError("unknown mode", key="mode", value=self.mode, allowed=MODES)
+        if self.chaos not in CHAOS:
+            raise ConfigError("unknown choice", key="chaos", value=self.chaos, allowed=CHAOS)
 
     def loop(
         self,
@@ -98,10 +104,13 @@ class Auto(AbstractAdjoint):
 
 
 class Choice:
-    """A choice that can be stepped down from: the adjoints left, the rows so far."""
+    """A choice that can be stepped down from: the adjoints left, the rows so far; `caution`: what
+    is to be said of any of them."""
 
-    def __init__(self, ranked: list[Any], rows: dict[str, Candidate], budget: int):
-        self.ranked, self.table, self.budget = ranked, rows, budget
+    def __init__(
+        self, ranked: list[Any], rows: dict[str, Candidate], budget: int, caution: str | None = None
+    ):
+        self.ranked, self.table, self.budget, self.caution = ranked, rows, budget, caution
         self.adjoint: AbstractAdjoint = ranked[0]
 
     @classmethod
@@ -146,15 +155,16 @@ class Choice:
         row = self.table[name]._replace(measured=size, verdict=verdict)
         table = self.table | {name: row}
         if over:
-            return Choice(self.ranked[1:], table, self.budget)
+            return Choice(self.ranked[1:], table, self.budget, self.caution)
         self.table = table
         return None
 
     @property
     def plan(self) -> Plan:
         """What goes into results."""
-        name = _name(self.adjoint)
-        return Plan(tuple(self.table.values()), self.budget, name, self.adjoint.why)
+        name, why = _name(self.adjoint), self.adjoint.why
+        why += "" if self.caution is None else f"; but {self.caution}"
+        return Plan(tuple(self.table.values()), self.budget, name, why)
 
 
 def _name(adjoint: AbstractAdjoint) -> str:

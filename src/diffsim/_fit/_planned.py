@@ -17,7 +17,10 @@ from .._adjoint import (
     ForwardMode,
     Plan,
     Reweight,
+    Truncated,
 )
+from .._errors import ConfigError
+from .._growth import Growth, growth
 from .._problem import Problem
 from .._simulation import AbstractEquilibrium, AbstractFlow, AbstractSimulation, Params, State
 from .._solve import default_adjoint
@@ -45,6 +48,14 @@ def planned(
         forward = mode == "forward" or (mode == "any" and count <= FEW)
         chosen = default_adjoint(simulation, ("forward",) if forward else ("reverse",))
         return chosen, None, _only(chosen)
+    grown = _growth(problem)
+    if grown is not None and adjoint.chaos == "refuse":
+        raise ConfigError(
+            str(grown.warning), key="adjoint.chaos", value="refuse", allowed="warn, window"
+        )
+    if grown is not None and adjoint.chaos == "window":
+        window = Truncated(max(1, int(grown.horizon / (simulation.time_step() or 1.0))))
+        return window, None, _only(window, f"; {grown.warning}")
     theta = problem.initial()
     params = problem.params(theta)
     names = tuple(dict.fromkeys(target.observable for target in problem.targets))
@@ -58,6 +69,7 @@ def planned(
     adjoint = dataclasses.replace(adjoint, mode=mode)
     state = _one_state(problem, theta)
     choice = adjoint.choose(simulation, params, state, save_plan, observe, ask)
+    choice.caution = None if grown is None else grown.warning
     return choice.adjoint, choice, choice.plan
 
 
@@ -76,8 +88,21 @@ def _one_state(problem: Problem, theta: PyTree) -> State:
     return eqx.filter_eval_shape(first)
 
 
-def _only(adjoint: AbstractAdjoint) -> Plan:
+def _growth(problem: Problem) -> Growth | None:
+    """How the first condition's run grows from the initial parameters, where that is chaotic."""
+    theta = problem.initial()
+    states = problem.states(theta, jax.random.key(0))
+    state = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, states)
+    params, schedule = problem.params(theta), problem.schedule
+    try:
+        found = growth(problem.simulation, params, state, schedule=schedule)
+    except ConfigError:  # nothing evolves that a perturbation could change, or it does not stay
+        return None
+    return found if found.chaotic else None
+
+
+def _only(adjoint: AbstractAdjoint, caution: str = "") -> Plan:
     """The plan where shapes do not decide."""
     name = type(adjoint).__name__
     row = Candidate(name, None, None, None, "chosen")
-    return Plan((row,), 0, name, adjoint.why)
+    return Plan((row,), 0, name, adjoint.why + caution)
