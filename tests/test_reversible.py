@@ -156,3 +156,37 @@ def test_without_64_bits_it_is_refused():
         pytest.raises(ConfigError, match=r"needs 64-bit integers.*Recursive"),
     ):
         nve.to_exact(params, state, 1)
+
+
+class Leaking(ds.AbstractReversible):
+    """x' = θ x / 3, whose inverse in floating point misses the last bits."""
+
+    def init(self, params, key, **conditions):
+        return jnp.asarray(conditions["x"])
+
+    def step(self, params, state):
+        return params["theta"] * state / 3
+
+    def unstep(self, params, state):
+        return 3 * state / params["theta"]
+
+    def observe(self, params, state):
+        return {"x": state}
+
+
+def test_a_fit_falls_back_to_checkpoints_and_says_so():
+    target = ds.Target("x", np.asarray([[[0.8**k] for k in (5, 10)]]), 0.01, statistic="each")
+    problem = ds.Problem(
+        Leaking(),
+        {"theta": ds.Parameter(2.0)},
+        [target],
+        Schedule(steps=10, save_every=5),
+        {"x": np.ones((1, 1))},
+    )
+    warned = []
+    note = lambda event, facts: warned.append(facts["text"]) if event == "warning" else None  # noqa: E731
+    fitted = ds.least_squares(problem, adjoint=Reversible(), watch=note)
+    assert float(fitted.values["theta"]) == pytest.approx(2.4, rel=1e-8)
+    facts = fitted.adjoint()
+    assert facts["name"] == "RecursiveCheckpoint"
+    assert warned == [facts["why"]] and "does not end on the start" in facts["why"]

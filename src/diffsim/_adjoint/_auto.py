@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import math
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,6 +14,7 @@ from .._schedule import SavePlan
 from .._simulation import AbstractSimulation, Params, State
 from ._base import AbstractAdjoint, Observe, Trajectory, inexact
 from ._bytes import parsed_bytes, shown
+from ._checkpoint import RecursiveCheckpoint
 from ._plan import (
     Ask,
     Candidate,
@@ -21,6 +23,7 @@ from ._plan import (
     compiled,
     footprint,
     predictions,
+    recomputed,
     temp_bytes,
 )
 
@@ -100,7 +103,22 @@ class Auto(AbstractAdjoint):
         budget = parsed_bytes(self.memory)
         foot = footprint(sim, params, state, observe, plan.steps)
         found = predictions(sim, foot, plan, ask, budget)
-        return Choice.of(found, budget, self.time)
+        return Choice.of(found, budget, self.time, _Fewer(plan.steps, ask.batch * foot.state))
+
+
+class _Fewer(NamedTuple):
+    """How a checkpointed run comes with less: its steps, and the bytes of a stored state."""
+
+    steps: int
+    state: int
+
+    def than(self, row: Candidate, slots: int, excess: int) -> tuple[RecursiveCheckpoint, Any]:
+        """As many stored states fewer as the excess asks for, and its row."""
+        fewer = max(1, slots - math.ceil(excess / max(self.state, 1)))
+        adjoint = RecursiveCheckpoint(fewer)
+        size = (row.measured or 0) - (slots - fewer) * self.state
+        more = recomputed(self.steps, fewer) - recomputed(self.steps, slots)
+        return adjoint, Candidate(_name(adjoint), size, (row.cost or 0.0) + more, None, "slower")
 
 
 class Choice:
@@ -108,13 +126,19 @@ class Choice:
     is to be said of any of them."""
 
     def __init__(
-        self, ranked: list[Any], rows: dict[str, Candidate], budget: int, caution: str | None = None
+        self,
+        ranked: list[Any],
+        rows: dict[str, Candidate],
+        budget: int,
+        fewer: _Fewer,
+        caution: str | None = None,
     ):
-        self.ranked, self.table, self.budget, self.caution = ranked, rows, budget, caution
+        self.ranked, self.table, self.budget = ranked, rows, budget
+        self.fewer, self.caution = fewer, caution
         self.adjoint: AbstractAdjoint = ranked[0]
 
     @classmethod
-    def of(cls, found: list[Any], budget: int, time: float | None) -> Choice:
+    def of(cls, found: list[Any], budget: int, time: float | None, fewer: _Fewer) -> Choice:
         """From predictions: the fastest within the budget first."""
         rows, ranked = {}, []
         for adjoint, size, cost in sorted(found, key=lambda f: f[2]):
@@ -138,24 +162,29 @@ class Choice:
                 value=shown(budget),
                 suggestion=f"{shown(int(1.2 * least[1]))}, or fewer conditions side by side",
             )
-        return cls(ranked, rows, budget)
+        return cls(ranked, rows, budget, fewer)
 
     def measure(self, size: int | None) -> Choice | None:
         """Note the compiled size; the next choice where it is over the budget."""
-        name = _name(self.adjoint)
+        name, left = _name(self.adjoint), self.ranked[1:]
         over = size is not None and size > self.budget
-        if over and len(self.ranked) == 1:
+        verdict = "compiled to more than the budget" if over else "chosen"
+        row = self.table[name]._replace(measured=size, verdict=verdict)
+        table = self.table | {name: row}
+        if over and size is not None and isinstance(self.adjoint, RecursiveCheckpoint):
+            slots = self.adjoint.checkpoints or 1
+            if slots > 1:
+                adjoint, further = self.fewer.than(row, slots, size - self.budget)
+                left, table = [adjoint, *left], table | {further.name: further}
+        if over and not left:
             raise ConfigError(
                 f"{name} compiles to {shown(size)}, and nothing smaller is left",
                 key="adjoint.memory",
                 value=shown(self.budget),
                 suggestion=f"{shown(int(1.1 * size))}" if size else None,
             )
-        verdict = "compiled to more than the budget" if over else "chosen"
-        row = self.table[name]._replace(measured=size, verdict=verdict)
-        table = self.table | {name: row}
         if over:
-            return Choice(self.ranked[1:], table, self.budget, self.caution)
+            return Choice(left, table, self.budget, self.fewer, self.caution)
         self.table = table
         return None
 

@@ -219,6 +219,8 @@ class _Watch:
             self.session.console.say(f"compiling {facts['what']} …")
         elif event == "compiled":
             self.session.console.say(f"compiled in {facts['seconds']:.1f} s")
+        elif event == "warning":
+            self.session.console.say(f"warning: {facts['text']}")
         elif event == "iteration":
             self._iteration(facts)
 

@@ -15,7 +15,14 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._adjoint import AbstractAdjoint, ForwardMode, Reweight, Samples
+from .._adjoint import (
+    AbstractAdjoint,
+    ForwardMode,
+    RecursiveCheckpoint,
+    Reversible,
+    Reweight,
+    Samples,
+)
 from .._drive import View, drive
 from .._errors import ConfigError
 from .._problem import Prediction, Problem
@@ -26,9 +33,13 @@ from ._planned import planned
 from ._result import Cost
 
 Watch = Callable[[str, dict[str, Any]], None]
-"""Called with an event ("compiling", "compiled", "equilibration", "sampling", "iteration") and its
-facts; may raise to end a fit between two chunks."""
+"""Called with an event ("compiling", "compiled", "equilibration", "sampling", "iteration",
+"warning") and its facts; may raise to end a fit between two chunks."""
 
+NO_WAY_BACK = (
+    "the way back of Reversible does not end on the start, so its gradient is none; "
+    "RecursiveCheckpoint takes its place"
+)
 ESS_LEAST = 0.3  # the smallest effective fraction at which samples still serve
 
 
@@ -123,6 +134,7 @@ class Evaluator:
         self.chunk, self.schedule = chunk, problem.schedule
         theta = problem.initial()
         self.start, self.unravel = ravel_pytree(theta)
+        self.caution: str | None = None
         self.sampled = isinstance(adjoint, Reweight)
         whole = self.sampled or not problem.simulation.traceable_init()
         self.states = problem.states(theta, key) if whole else key
@@ -137,6 +149,8 @@ class Evaluator:
         if fresh:
             self.sample(z)
         value, derivative, prediction = self._call(z, use)
+        if isinstance(self.adjoint, Reversible) and not np.all(np.isfinite(derivative)):
+            value, derivative, prediction = self._fall_back(z, use)
         facts: dict[str, Any] = {"ess": None, "resampled": fresh}
         if self.sampled:
             facts["ess"] = float(np.min(np.asarray(prediction.solution.stats["ess"])))
@@ -146,6 +160,25 @@ class Evaluator:
                 facts = {"ess": float(np.min(prediction.solution.stats["ess"])), "resampled": True}
         check_health(prediction.solution.result, prediction.solution.first_bad_step)
         return value, derivative, prediction, facts
+
+    def _fall_back(self, z: Array, use: Array | np.ndarray) -> Evaluation:
+        """The same by checkpoints, which serve from now on where they find a derivative."""
+        before = self.adjoint, self.choice, self.compiled
+        self.adjoint, self.choice, self.compiled = RecursiveCheckpoint(), None, {}
+        out = self._call(z, use)
+        if np.all(np.isfinite(out[1])):
+            self.caution = NO_WAY_BACK
+            self.watch("warning", {"text": NO_WAY_BACK})
+        else:
+            self.adjoint, self.choice, self.compiled = before
+        return out
+
+    @property
+    def why(self) -> str:
+        """Why the gradient is taken as it is."""
+        if self.caution is not None:
+            return self.caution
+        return self.adjoint.why if self.plan is None else self.plan.why
 
     def sample(self, z: Array) -> None:
         """Equilibrate at z from where the states are, then draw the schedule's samples."""

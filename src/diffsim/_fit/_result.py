@@ -54,7 +54,7 @@ class FitResult(eqx.Module):
         taken, plan = self.evaluator.adjoint, self.evaluator.plan
         facts = {
             "name": type(taken).__name__,
-            "why": taken.why,
+            "why": self.evaluator.why,
             "temp_bytes": self.cost.temp_bytes,
         }
         return facts if plan is None else facts | {"budget": plan.budget, "plan": plan.rows()}
