@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .._errors import ConfigError
+from ._force_rule import forces_with_pullback
 from ._list_pairs import list_forces, list_pullback, list_sums
 from ._neighbours import Neighbours, list_functions, make
 from ._pairs import pair_forces, pair_pullback, pair_sums
@@ -269,7 +270,12 @@ class LennardJones(AbstractPotential):
         self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
     ) -> Vectors:
         positions = jnp.asarray(positions)
-        cast = self._cast(params, positions, jnp.asarray(box, positions.dtype))
+        box = jnp.asarray(box, positions.dtype)
+        back = lambda p, x, b, n, w: self.pullback(p, x, b, w, n)  # noqa: E731
+        return forces_with_pullback(self._forces, back, params, positions, box, neighbours)
+
+    def _forces(self, params: PyTree, positions: Array, box: Array, neighbours: Any) -> Array:
+        cast = self._cast(params, positions, box)
         if neighbours is None:
             return pair_forces(self.force_factor, *cast).astype(positions.dtype)
         forces = list_forces(self.force_factor, *cast, neighbours.list.idx)

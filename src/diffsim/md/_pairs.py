@@ -163,14 +163,19 @@ def pair_pullback(
             raw = tiles.components[k][None, :] - rows[k][:, None]
             raw = raw - tiles.box[k] * jnp.round(raw * tiles.inverse[k])
             g = g + raw * (w[k][None, :] - w_rows[k][:, None])
-        f, transpose = jax.vjp(force_factor, params, s)
-        more, s_bar = transpose(g / 2)
-        f, s_bar = jax.lax.optimization_barrier((f, s_bar))
+        f, transpose = jax.vjp(force_factor, of_pairs, s)
+        each, s_bar = jax.lax.optimization_barrier(transpose(g / 2))
+        f = jax.lax.optimization_barrier(f)
         for k in range(tiles.rows):
             d = tiles.separation(tiles.components, rows[:, k : k + 1])
             out = out + f[k] * (w - w_rows[:, k : k + 1]) + 4 * s_bar[k] * d
-        return jax.tree.map(jnp.add, ct_params, more), out
+            ct_params = jax.tree.map(lambda total, ct: total + ct[k], ct_params, each)  # noqa: B023
+        return ct_params, out
 
-    start = jax.tree.map(jnp.zeros_like, params), jnp.zeros_like(tiles.components)
-    ct_params, out = tiles.accumulate(start, body)
-    return ct_params, out.T
+    # A copy of the parameters for each pair: sums over rows vectorise, one over all would not.
+    full = tiles.rows, tiles.atoms
+    of_pairs = jax.tree.map(lambda p: jnp.broadcast_to(p, (*full, *p.shape)), params)
+    columns = jax.tree.map(lambda p: jnp.zeros_like(p[0]), of_pairs)
+    start = columns, jnp.zeros_like(tiles.components)
+    ct_columns, out = tiles.accumulate(start, body)
+    return jax.tree.map(lambda ct: jnp.sum(ct, axis=0), ct_columns), out.T
