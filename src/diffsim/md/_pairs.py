@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ._species import Species, of_pairs
+
 Radial = Callable[[PyTree, Array], Any]
 
 BLOCK = (
@@ -33,7 +35,8 @@ def _tile_rows(atoms: int) -> int:
 class _Tiles:
     """Walks the (rows, N) tiles of all ordered pairs of a box."""
 
-    def __init__(self, positions: Array, box: Array):
+    def __init__(self, positions: Array, box: Array, species: Species = None):
+        self.species = species
         self.atoms = positions.shape[0]
         self.rows = _tile_rows(self.atoms)
         self.count = -(-self.atoms // self.rows)
@@ -64,6 +67,13 @@ class _Tiles:
             real = real & (row < self.atoms)
         return jnp.where(real, s, self.far)
 
+    def of_kinds(self, params: PyTree, tile: Array) -> PyTree:
+        """Parameters of the pairs of a tile."""
+        if self.species is None:
+            return params
+        row = jnp.minimum(tile * self.rows + jnp.arange(self.rows), self.atoms - 1)
+        return of_pairs(params, self.species[row][:, None], self.species)
+
     def rows_of(self, tile: Array) -> Array:
         return jax.lax.dynamic_slice_in_dim(self.padded, tile * self.rows, self.rows, axis=1)
 
@@ -79,15 +89,19 @@ def pair_forces(
     params: PyTree,
     positions: Float[Array, "atoms 3"],
     box: Float[Array, "3"],
+    species: Species = None,
 ) -> Float[Array, "atoms 3"]:
-    """F_i = Σ_j f(r_ij²) (x_i - x_j), f = -φ'(r)/r, minimum image; (atoms, 3) [energy/length]."""
-    tiles = _Tiles(positions, box)
+    """F_i = Σ_j f(r_ij²) (x_i - x_j), f = -φ'(r)/r, minimum image; (atoms, 3) [energy/length].
+
+    `species`: the kind of each atom, for parameters that are tables over pairs of kinds.
+    """
+    tiles = _Tiles(positions, box, species)
 
     def body(forces: Array, tile: Array) -> Array:
         rows = tiles.rows_of(tile)
         s = tiles.squared(tile, rows)
         # Behind a barrier: fused into the accumulation, f would be computed three times.
-        f = jax.lax.optimization_barrier(force_factor(params, s))
+        f = jax.lax.optimization_barrier(force_factor(tiles.of_kinds(params, tile), s))
         for k in range(tiles.rows):
             forces = forces + f[k] * tiles.separation(tiles.components, rows[:, k : k + 1])
         return forces
@@ -95,13 +109,15 @@ def pair_forces(
     return tiles.accumulate(jnp.zeros_like(tiles.components), body).T
 
 
-def _plain_forces(force_factor: Radial, params: PyTree, positions: Array, box: Array) -> Array:
+def _plain_forces(
+    force_factor: Radial, species: Species, params: PyTree, positions: Array, box: Array
+) -> Array:
     """The same without unrolled rows: slower, but its transpose is not a pad for every row."""
-    tiles = _Tiles(positions, box)
+    tiles = _Tiles(positions, box, species)
 
     def body(forces: Array, tile: Array) -> Array:
         rows = tiles.rows_of(tile)
-        f = force_factor(params, tiles.squared(tile, rows))
+        f = force_factor(tiles.of_kinds(params, tile), tiles.squared(tile, rows))
         separation = tiles.separation(tiles.components[:, None, :], rows[:, :, None])
         return forces + jnp.sum(f * separation, axis=1)
 
@@ -110,8 +126,8 @@ def _plain_forces(force_factor: Radial, params: PyTree, positions: Array, box: A
 
 @pair_forces.defjvp
 def _pair_forces_jvp(force_factor: Radial, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    plain = partial(_plain_forces, force_factor)
-    return pair_forces(force_factor, *primals), jax.jvp(plain, primals, tangents)[1]
+    plain = partial(_plain_forces, force_factor, primals[3])
+    return pair_forces(force_factor, *primals), jax.jvp(plain, primals[:3], tangents[:3])[1]
 
 
 def pair_sums(
@@ -120,13 +136,14 @@ def pair_sums(
     positions: Float[Array, "atoms 3"],
     box: Float[Array, "3"],
     dtype: Any = None,
+    species: Species = None,
 ) -> PyTree:
     """Σ_{i<j} g(r_ij²) for each leaf g of `radial(params, s)`, summed in `dtype`."""
-    tiles = _Tiles(positions, box)
+    tiles = _Tiles(positions, box, species)
 
     def per_atom(tile: Array) -> PyTree:
-        s = tiles.squared(tile, tiles.rows_of(tile))
-        return jax.tree.map(lambda g: jnp.sum(g, axis=0, dtype=dtype), radial(params, s))
+        g = radial(tiles.of_kinds(params, tile), tiles.squared(tile, tiles.rows_of(tile)))
+        return jax.tree.map(lambda g: jnp.sum(g, axis=0, dtype=dtype), g)
 
     def body(total: PyTree, tile: Array) -> PyTree:
         return jax.tree.map(jnp.add, total, per_atom(tile))
@@ -142,6 +159,7 @@ def pair_pullback(
     positions: Float[Array, "atoms 3"],
     box: Float[Array, "3"],
     cotangent: Float[Array, "atoms 3"],
+    species: Species = None,
 ) -> tuple[PyTree, Float[Array, "atoms 3"]]:
     """(∂F/∂θ)ᵀ w and (∂F/∂x)ᵀ w in one pass over the pairs.
 
@@ -149,7 +167,7 @@ def pair_pullback(
     Hessian being symmetric, and (∂F/∂θ)ᵀ w = ½ Σ_ij ∂f/∂θ g. One reverse pass over f(θ, s) gives
     both.
     """
-    tiles = _Tiles(positions, box)
+    tiles = _Tiles(positions, box, species)
     w = cotangent.T
     w_padded = jnp.pad(w, ((0, 0), (0, tiles.padded.shape[1] - tiles.atoms)))
 
@@ -163,7 +181,8 @@ def pair_pullback(
             raw = tiles.components[k][None, :] - rows[k][:, None]
             raw = raw - tiles.box[k] * jnp.round(raw * tiles.inverse[k])
             g = g + raw * (w[k][None, :] - w_rows[k][:, None])
-        f, transpose = jax.vjp(force_factor, params, s)
+        of_tile = lambda p, s: force_factor(tiles.of_kinds(p, tile), s)  # noqa: E731
+        f, transpose = jax.vjp(of_tile, params, s)
         more, s_bar = transpose(g / 2)
         f, s_bar = jax.lax.optimization_barrier((f, s_bar))
         for k in range(tiles.rows):
