@@ -23,7 +23,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ._neighbours import GROWTH, SAFETY
 
-TILE = 8  # atoms a tile
+EIGHT = 3  # as a power of two
+TILE = 2**EIGHT  # atoms a tile
 ROW = 4  # atoms that share a list; with 2 or 8 a step of a liquid took 10 to 20 % longer
 LANES = 16  # slots of a list come in this many: whole vector registers
 SPARE = 1.08  # of what is needed now, on top: counts of a liquid vary by less
@@ -314,34 +315,49 @@ def _near_atoms(
         nearest = jnp.minimum(nearest, s)
     found, most = _chosen((nearest < plan.reach**2).reshape(count * rows, -1), plan.atoms)
     row = np.repeat(np.arange(count, dtype=np.int32), rows)[:, None]
-    tile = fetch(tiles, (row, jnp.maximum(found, 0) // TILE))
-    return jnp.where(found >= 0, tile * TILE + found % TILE, plan.slots), most
+    tile = fetch(tiles, (row, jnp.maximum(found, 0) >> EIGHT))
+    return jnp.where(found >= 0, (tile << EIGHT) + (found & (TILE - 1)), plan.slots), most
 
 
 def _chosen(mask: Array, room: int) -> tuple[Array, Array]:
     """(rows, room) positions of what is true in each row, -1 as filler, and the most in one row.
 
-    By bits: a running sum over words tells the word of the n-th that is set, and halving finds it
-    there. Scattering or sorting single entries took four times as long.
+    By bits: a running sum over words tells the word of the n-th that is set, and a table its place
+    in the byte. Scattering or sorting single entries took longer.
     """
     rows, width = mask.shape
-    bits = jnp.arange(WORD, dtype=jnp.uint32)
     padded = jnp.pad(mask, ((0, 0), (0, -width % WORD))).reshape(rows, -1, WORD)
-    words = jnp.sum(jnp.where(padded, jnp.uint32(1) << bits, 0), axis=2, dtype=jnp.uint32)
-    counts = jax.lax.population_count(words).astype(jnp.int32)
-    ends = jnp.cumsum(counts, axis=1, dtype=jnp.int32)
+    bits = jnp.uint32(1) << jnp.arange(WORD, dtype=jnp.uint32)
+    words = jnp.sum(jnp.where(padded, bits, jnp.uint32(0)), axis=2, dtype=jnp.uint32)
+    ends = jnp.cumsum(_count(words), axis=1, dtype=jnp.int32)
     rank = jnp.arange(room, dtype=jnp.int32)
-    word = jnp.sum((ends[:, None, :] <= rank[:, None]).astype(jnp.int32), axis=2, dtype=jnp.int32)
-    word = jnp.minimum(word, words.shape[1] - 1)
+    which = jnp.sum((ends[:, None, :] <= rank[:, None]).astype(jnp.int32), axis=2, dtype=jnp.int32)
+    which = jnp.minimum(which, ends.shape[1] - 1)
     row = np.arange(rows, dtype=np.int32)[:, None]
-    left = fetch(words, (row, word))
-    rest = rank - fetch(ends - counts, (row, word))
-    place = word * WORD
-    for half in (16, 8, 4, 2, 1):
-        low = left & jnp.uint32(2**half - 1)
-        passed = jax.lax.population_count(low).astype(jnp.int32)
-        up = rest >= passed
-        rest = jnp.where(up, rest - passed, rest)
-        left = jnp.where(up, left >> jnp.uint32(half), low)
-        place = jnp.where(up, place + half, place)
+    word = fetch(words, (row, which))
+    nth = rank - (fetch(ends, (row, which)) - _count(word))
+    byte, passed = jnp.zeros_like(nth), jnp.zeros_like(nth)
+    for end in (8, 16, 24):
+        below = _count(word & jnp.uint32(2**end - 1))
+        byte = jnp.where(nth >= below, end, byte)
+        passed = jnp.where(nth >= below, below, passed)
+    part = ((word >> byte.astype(jnp.uint32)) & jnp.uint32(0xFF)).astype(jnp.int32)
+    index = part * 8 + jnp.clip(nth - passed, 0, 7)
+    place = which * WORD + byte + fetch(jnp.asarray(_PLACES), index)
     return jnp.where(rank < ends[:, -1:], place, -1), jnp.max(ends[:, -1])
+
+
+def _count(words: Array) -> Array:
+    return jax.lax.population_count(words).astype(jnp.int32)
+
+
+def _places() -> np.ndarray:
+    """Which bit of a byte is the n-th that is set, (256 * 8,)."""
+    places = np.zeros((256, 8), np.int32)
+    for byte in range(256):
+        bits = [bit for bit in range(8) if byte >> bit & 1]
+        places[byte, : len(bits)] = bits
+    return places.reshape(-1)
+
+
+_PLACES = _places()
