@@ -25,7 +25,7 @@ from diffsim.md._clusters import (
     fractions,
     make_clusters,
 )
-from diffsim.md._pair_engines import chosen_path, path_of
+from diffsim.md._pair_engines import chosen_path
 from problems import NIST, UNIT, liquid, nist, parameters
 
 PARAMS = {"epsilon": jnp.asarray(1.3), "sigma": jnp.asarray(0.9)}
@@ -123,7 +123,7 @@ def test_nist(row):
     positions, box = nist(case.config)
     potential = md.LennardJones(case.cutoff, case.truncation, path="tiles")  # pyright: ignore
     made = potential.allocate(UNIT, positions, box)
-    assert path_of(made) == "tiles" and not made.overflowed
+    assert isinstance(made, Clusters) and not made.overflowed
     found = jax.jit(potential.thermo)(parameters(), positions, box, made)
     assert found.energy == pytest.approx(case.energy, rel=1e-12)
     assert found.virial == pytest.approx(case.virial, rel=1e-12)
@@ -201,7 +201,7 @@ def test_too_little_room_is_a_flag_and_nan_and_its_remedy_is_more():
     assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(found))
     assert small.updated(x + 1.0, box).overflowed  # for as long as it lives
     larger = PLAIN.allocate(PARAMS, x, box, small)
-    assert not larger.overflowed
+    assert isinstance(larger, Clusters) and not larger.overflowed
     assert all(a >= 1.5 * b or a in (4, 8) for a, b in zip(larger.room, small.room, strict=True))
     close(numbers(PLAIN, PARAMS, x, box, larger), numbers(PLAIN, PARAMS, x, box, None))
 
@@ -258,7 +258,7 @@ def test_integer_sums_are_exact_whatever_the_size_and_order(dtype, seed, power):
 # The choice of path and precision.
 
 
-def test_the_path_is_chosen_by_size_and_can_be_forced():
+def test_the_path_is_chosen_by_size_can_be_forced_and_is_reported():
     box = np.full(3, 20.0)
     assert chosen_path("auto", 400, box, 2.9) == "dense"
     assert chosen_path("auto", 6400, box, 2.9) == "tiles"
@@ -266,8 +266,9 @@ def test_the_path_is_chosen_by_size_and_can_be_forced():
     assert chosen_path("list", 6400, box, 2.9) == "list"
     x, edges = liquid(ATOMS, 0.8)
     for path in ("dense", "tiles", "list"):
-        made = md.LennardJones(RC, path=path, skin=SKIN).allocate(UNIT, x, edges)
-        assert path_of(made) == path
+        sim = md.NVE(md.LennardJones(RC, path=path, skin=SKIN), 0.004)
+        state = sim.init(UNIT, jax.random.key(0), positions=x, box=edges, temperature=1.0)
+        assert sim.choices(state) == {"pairs": path}
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from ._pair_engines import (
     Precision,
     Structure,
     allocate_pairs,
+    path_of,
 )
 from ._potential import AbstractPotential, Box, Positions, Thermo, Vectors
 from ._species import check_tables
@@ -300,13 +301,14 @@ class LennardJones(AbstractPotential):
     def allocates(self) -> bool:
         return self.path != "dense"
 
-    def allocate(
-        self, params: PyTree, positions: Positions, box: Box, previous: Any = None
-    ) -> Structure:
+    def allocate(self, params: PyTree, positions: Positions, box: Box, previous: Any = None) -> Any:
         if any(isinstance(x, Tracer) for x in (positions, box)):
             return None
         skin = self.skin if self.skin is not None else 0.16 * self.cutoff
         return allocate_pairs(self.path, positions, box, self.cutoff, skin, previous)
+
+    def path_taken(self, neighbours: Any) -> str:
+        return path_of(neighbours)
 
     def update(self, neighbours: Any, positions: Positions, box: Box) -> Any:
         return None if neighbours is None else neighbours.updated(positions, box)
