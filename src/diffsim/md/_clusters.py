@@ -25,7 +25,7 @@ from ._neighbours import GROWTH, SAFETY
 
 EIGHT = 3  # as a power of two
 TILE = 2**EIGHT  # atoms a tile
-ROW = 4  # atoms that share a list; with 2 or 8 a step of a liquid took 10 to 20 % longer
+ROW = 4  # atoms that share a list; with 8 the forces of a liquid took 12 to 20 % longer
 LANES = 16  # slots of a list come in this many: whole vector registers
 # Of what is expected near a strip, a tile and a row: a liquid needs a tenth more than its lattice.
 SPARE = (1.2, 1.15, 1.1)

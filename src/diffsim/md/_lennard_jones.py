@@ -52,7 +52,7 @@ class LennardJones(AbstractPotential):
 
     `path`: "dense" walks all pairs; "tiles" those of clusters of atoms, built anew when an atom has
     moved by half of `skin` (default 0.16 rc); "list" those of JAX-MD's neighbour list; "auto" takes
-    tiles for large boxes: over 500 atoms, where the sphere of radius rc + skin is under a tenth of
+    tiles for large boxes: over 500 atoms, where the sphere of radius rc + skin is under a sixth of
     the box. All give the same numbers, but for the last digits. `init` chooses; inside jit or vmap,
     where positions are not known, it takes all pairs, as do `energy`, `forces` and `virial` of bare
     positions.

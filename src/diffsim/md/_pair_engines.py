@@ -31,10 +31,9 @@ Precision = Literal["state", "float32", "mixed", "float64"]
 PATHS = ("auto", "dense", "tiles", "list")
 PRECISIONS = ("state", "float32", "mixed", "float64")
 
-# An atom's share of a structure costs as much as this many times the atoms in its sphere of reach
-# do on the dense path: measured equal at 800 atoms of a liquid with a cutoff of 2.5 sigma, on two
-# cores.
-TILED_PAIR = 10
+# Tiles cost as much as all pairs where the box holds this many spheres of the reach: measured equal
+# between 400 and 500 atoms of a liquid with a cutoff of 2.5 sigma.
+TILED_PAIR = 6
 FEWEST_TILED = 500  # under which "auto" stays with all pairs, whatever the box
 SPARE = 4  # slots of each atom of a list for neighbours to come: in a gas it may start with none
 
