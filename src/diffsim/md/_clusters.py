@@ -27,8 +27,8 @@ EIGHT = 3  # as a power of two
 TILE = 2**EIGHT  # atoms a tile
 ROW = 4  # atoms that share a list; with 8 the forces of a liquid took 12 to 20 % longer
 LANES = 16  # slots of a list come in this many: whole vector registers
-# Of what is expected near a strip, a tile and a row: a liquid needs a tenth more than its lattice.
-SPARE = (1.2, 1.15, 1.1)
+# Of what is expected near a strip, a tile and a row: a liquid needs more than its lattice.
+SPARE = (1.3, 1.25, 1.15)
 WORD = 32  # bits
 BITS = np.int32(2**31 - 1)  # a key beyond those of all atoms
 RAGGED = 3e-7  # of the box: what float32 may lose of an edge
