@@ -20,7 +20,7 @@ START, UNRAVEL = ravel_pytree((parameters(1.1, 0.98), X, BOX))
 def plain(flat):
     """The forces as JAX differentiates them, of parameters, positions and box in one vector."""
     params, x, box = UNRAVEL(flat)
-    return POTENTIAL._forces(params, x, box, None)
+    return POTENTIAL._forces(params, x, box, (None, None))
 
 
 def ruled(flat):
@@ -91,7 +91,7 @@ def test_parameters_and_positions_that_are_batched_or_not():
     params, x, box = UNRAVEL(START)
     both = jnp.stack([x, x + 0.01 * W])
     forces = lambda p, x: jnp.vdot(W, POTENTIAL.forces(p, x, box))  # noqa: E731
-    plainly = lambda p, x: jnp.vdot(W, POTENTIAL._forces(p, x, box, None))  # noqa: E731
+    plainly = lambda p, x: jnp.vdot(W, POTENTIAL._forces(p, x, box, (None, None)))  # noqa: E731
     # the parameters' gradient of each, then of their sum
     each = lambda f: jax.vmap(jax.grad(f, argnums=(0, 1)), in_axes=(None, 0))(params, both)  # noqa: E731
     total = lambda f: jax.grad(lambda p: jnp.sum(jax.vmap(f, in_axes=(None, 0))(p, both)))(params)  # noqa: E731

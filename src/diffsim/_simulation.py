@@ -147,6 +147,12 @@ class AbstractSimulation(eqx.Module):
         del params
         return state
 
+    def choices(self, state: State) -> dict[str, str]:
+        """What the simulation chose by itself for such a state, by name, for the record of a
+        run."""
+        del state
+        return {}
+
     def pullback(self, params: Params, state: State, cotangent: State) -> tuple[Params, State]:
         """(∂step/∂θ)ᵀ λ and (∂step/∂x)ᵀ λ at `state`; backends override it where they can be
         faster.

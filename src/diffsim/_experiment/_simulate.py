@@ -68,10 +68,17 @@ def simulate(experiment: Experiment, session: Session) -> dict[str, Any]:
         "measured": {
             "observables": averages(experiment, session, names),
             **_rdf(experiment, session),
+            **_choices(experiment, good[0]),
         },
         "iteration_s": seconds / max(1, steps - done),
         "compile_s": first or 0.0,
     }
+
+
+def _choices(experiment: Experiment, states: PyTree) -> dict[str, Any]:
+    """What the simulation chose by itself, a path for its pairs, say."""
+    chosen = experiment.simulation.choices(states)
+    return {"choices": chosen} if chosen else {}
 
 
 def _saves(experiment: Experiment) -> tuple[dict[int, float], int]:

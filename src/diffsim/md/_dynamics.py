@@ -180,6 +180,10 @@ class AbstractDynamics(AbstractSimulation):
         overflow = self.potential.overflowed(state.neighbours)
         return RESULTS.where(overflow, RESULTS.neighbour_overflow, result)
 
+    def choices(self, state: State) -> dict[str, str]:
+        path = self.potential.path_taken(state.neighbours)
+        return {} if path is None else {"pairs": path}
+
     def enlarge(self, params: PyTree, state: State) -> State:
         old = state.neighbours
         if old is None:

@@ -10,26 +10,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from .._errors import ConfigError
 from ._force_rule import forces_with_pullback
-from ._list_pairs import list_forces, list_pullback, list_sums
-from ._neighbours import Neighbours, list_functions, make
-from ._pairs import pair_forces, pair_pullback, pair_sums
+from ._pair_engines import (
+    PATHS,
+    PRECISIONS,
+    PairEngine,
+    Path,
+    Precision,
+    Structure,
+    allocate_pairs,
+    path_of,
+)
 from ._potential import AbstractPotential, Box, Positions, Thermo, Vectors
+from ._species import check_tables
 
 TRUNCATIONS = ("cut", "shift", "force_shift", "switch")
-PRECISIONS = ("state", "mixed")
-PATHS = ("auto", "dense", "list")
 
-# A listed pair costs about as much as this many of the dense path, rebuilds and empty slots
-# included: measured equal at 1,000 to 1,500 atoms of a liquid with a cutoff of 2.5 sigma, on two
-# cores.
-LISTED_PAIR = 18
-# Atoms under which "auto" stays with all pairs, whatever the box: lists have costs of their own.
-FEWEST_LISTED = 500
-SPARE = 4  # slots of each atom for neighbours to come: in a gas it may start with none
+
+def _kinds(species: Any) -> Array | None:
+    """The kind of each atom, as 32-bit integers."""
+    return None if species is None else jnp.asarray(species, jnp.int32)
 
 
 class LennardJones(AbstractPotential):
@@ -48,14 +51,18 @@ class LennardJones(AbstractPotential):
     U_tail = (8/3)πNρεσ³[(σ/rc)⁹/3 - (σ/rc)³], W_tail = 16πNρεσ³[(2/3)(σ/rc)⁹ - (σ/rc)³]; for
     "switch" the same integrals with the switched part put back.
 
-    `path`: "dense" walks all pairs; "list" keeps a neighbour list, built anew when an atom has
-    moved by half of `skin` (default 0.12 rc); "auto" takes the list for large boxes: where the
-    sphere of radius rc + skin holds under one atom in 18. Both give the same numbers, but
-    for the last digits. `init` chooses; inside jit or vmap, where positions are not known, it
-    takes all pairs, as do `energy`, `forces` and `virial` of bare positions.
+    `path`: "dense" walks all pairs; "tiles" those of clusters of atoms, built anew when an atom has
+    moved by half of `skin` (default 0.16 rc); "list" those of JAX-MD's neighbour list; "auto" takes
+    tiles for large boxes: over 500 atoms, where the sphere of radius rc + skin is under a sixth of
+    the box. All give the same numbers, but for the last digits. `init` chooses; inside jit or vmap,
+    where positions are not known, it takes all pairs, as do `energy`, `forces` and `virial` of bare
+    positions.
 
-    `precision`: "state" computes pairs in the precision of the positions; "mixed" in float32, with
-    energies summed and states kept in the precision of the positions.
+    `precision` of the pairs: "state", that of the positions; "float64"; "mixed", float32 with sums
+    and states at the precision of the positions; "float32", which rounds the sums as well.
+
+    `species`: the kind of each atom, (atoms,) integers from 0; `epsilon` and `sigma` may then be
+    symmetric tables (kinds, kinds), one entry for each pair of kinds.
 
     Derivatives in ε, σ and positions are finite everywhere, at r = 0 and at the cutoff too.
     Source: Allen & Tildesley, Computer Simulation of Liquids, 2nd ed. (2017),
@@ -68,9 +75,10 @@ class LennardJones(AbstractPotential):
     )
     tail: bool = eqx.field(static=True, default=False)
     onset: float | None = eqx.field(static=True, default=None, kw_only=True)
-    precision: Literal["state", "mixed"] = eqx.field(static=True, default="state", kw_only=True)
-    path: Literal["auto", "dense", "list"] = eqx.field(static=True, default="auto", kw_only=True)
+    precision: Precision = eqx.field(static=True, default="state", kw_only=True)
+    path: Path = eqx.field(static=True, default="auto", kw_only=True)
     skin: float | None = eqx.field(static=True, default=None, kw_only=True)
+    species: Int[Array, " atoms"] | None = eqx.field(default=None, kw_only=True, converter=_kinds)
 
     def __check_init__(self):
         if not (math.isfinite(self.cutoff) and self.cutoff > 0):
@@ -104,7 +112,7 @@ class LennardJones(AbstractPotential):
 
     @property
     def noise_dtype(self) -> Any:
-        return jnp.float32 if self.precision == "mixed" else None
+        return jnp.float32 if self.precision in ("mixed", "float32") else None
 
     def parameter_units(self) -> dict[str, str]:
         return {"epsilon": "energy", "sigma": "length"}
@@ -115,6 +123,7 @@ class LennardJones(AbstractPotential):
         for name in ("epsilon", "sigma"):
             if not np.all(np.isfinite(params[name])) or np.any(np.asarray(params[name]) <= 0):
                 raise ConfigError("must be positive", key=name, value=float(np.min(params[name])))
+        check_tables(params, self.species)
         half = float(np.min(box)) / 2
         if not math.isfinite(half) or half <= 0:
             raise ConfigError(
@@ -185,50 +194,52 @@ class LennardJones(AbstractPotential):
 
     def tail_correction(self, params: PyTree, atoms: int, box: Box) -> tuple[Array, Array]:
         """U_tail and W_tail of a uniform fluid beyond the cutoff, g(r) = 1."""
-        epsilon, sigma = params["epsilon"], params["sigma"]
+        epsilon, sigma, share = self._shares(params)
         density = atoms / jnp.prod(box)
         s3 = (sigma / self.cutoff) ** 3
         prefactor = math.pi * atoms * density * epsilon * sigma**3
-        energy = 8 / 3 * prefactor * (s3**3 / 3 - s3)
-        virial = 16 * prefactor * (2 / 3 * s3**3 - s3)
+        energy = jnp.sum(share * 8 / 3 * prefactor * (s3**3 / 3 - s3))
+        virial = jnp.sum(share * 16 * prefactor * (2 / 3 * s3**3 - s3))
         if self.truncation == "switch":
             nodes, weights = np.polynomial.legendre.leggauss(48)
             low, high = self._onset(), self.cutoff
             r = jnp.asarray(low + (high - low) * (nodes + 1) / 2)
-            w = jnp.asarray((high - low) / 2 * weights)
+            w = share[..., None] * jnp.asarray((high - low) / 2 * weights)
             full = LennardJones(2 * self.cutoff, "cut")
+            of_pairs = {"epsilon": epsilon[..., None], "sigma": sigma[..., None]}
             missing = jax.tree.map(
                 jnp.subtract,
-                _combined(params, full._powers(r**2)),
-                _combined(params, self._powers(r**2)),
+                _combined(of_pairs, full._powers(r**2)),
+                _combined(of_pairs, self._powers(r**2)),
             )
             energy = energy + 2 * math.pi * atoms * density * jnp.sum(w * r**2 * missing.energy)
             virial = virial + 2 * math.pi * atoms * density * jnp.sum(w * r**2 * missing.virial)
         return energy, virial
 
+    def _shares(self, params: PyTree) -> tuple[Array, Array, Array]:
+        """ε and σ of each pair of kinds, and their share of all pairs of atoms."""
+        epsilon, sigma = jnp.broadcast_arrays(params["epsilon"], params["sigma"])
+        if self.species is None or epsilon.ndim == 0:
+            return epsilon, sigma, jnp.ones((), epsilon.dtype)
+        same = self.species[:, None] == jnp.arange(len(epsilon))
+        parts = jnp.mean(same.astype(epsilon.dtype), axis=0)
+        return epsilon, sigma, parts[:, None] * parts
+
     # Sums over a configuration.
 
-    def _cast(self, params: PyTree, positions: Array, box: Array) -> tuple[PyTree, Array, Array]:
-        dtype = positions.dtype
-        if self.precision == "mixed":
-            # Wrapped first: what float32 keeps of an unwrapped coordinate shrinks as it grows.
-            positions = positions - box * jnp.floor(positions / box)
-            dtype = jnp.float32
-        params = {k: jnp.asarray(v).astype(dtype) for k, v in params.items()}
-        return params, positions.astype(dtype), box.astype(dtype)
+    def _law(self) -> LennardJones:
+        """The functions of a pair alone, without the atoms' kinds."""
+        return eqx.tree_at(lambda p: p.species, self, None, is_leaf=lambda x: x is None)
 
-    def features(self, positions: Positions, box: Box, neighbours: Any = None) -> PyTree:
-        return self._sums(lambda _, s: self._powers(s), {}, positions, box, neighbours)
-
-    def _sums(
-        self, radial: Any, params: PyTree, positions: Positions, box: Box, neighbours: Any
-    ) -> PyTree:
+    def _engine(self, positions: Positions, box: Box, neighbours: Structure) -> PairEngine:
         positions = jnp.asarray(positions)
         box = jnp.asarray(box, positions.dtype)
-        if neighbours is not None:
-            sums = list_sums(radial, params, positions, box, neighbours.list.idx)
-            return neighbours.spoil(sums)
-        return pair_sums(radial, *self._cast(params, positions, box), dtype=positions.dtype)
+        return PairEngine(positions, box, neighbours, self.species, self.precision)
+
+    def features(self, positions: Positions, box: Box, neighbours: Any = None) -> PyTree:
+        if self.species is not None:  # one sum for all pairs does not tell those of each kind
+            return None
+        return self._engine(positions, box, neighbours).sums(lambda _, s: self._powers(s), {})
 
     def thermo(
         self,
@@ -243,8 +254,9 @@ class LennardJones(AbstractPotential):
         if features is not None:
             sums = _combined(params, features)
         else:  # combined pair by pair: the two sums nearly cancel, which float32 would feel
-            radial = lambda p, s: _combined(p, self._powers(s))  # noqa: E731
-            sums = self._sums(radial, params, positions, box, neighbours)
+            law = self._law()
+            radial = lambda p, s: _combined(p, law._powers(s))  # noqa: E731
+            sums = self._engine(positions, box, neighbours).sums(radial, params)
         if not self.tail:
             return sums
         box = jnp.asarray(box, dtype)
@@ -270,16 +282,20 @@ class LennardJones(AbstractPotential):
         self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
     ) -> Vectors:
         positions = jnp.asarray(positions)
-        box = jnp.asarray(box, positions.dtype)
-        back = lambda p, x, b, n, w: self.pullback(p, x, b, w, n)  # noqa: E731
-        return forces_with_pullback(self._forces, back, params, positions, box, neighbours)
+        box, law = jnp.asarray(box, positions.dtype), self._law()
+        rest = neighbours, self.species
+        return forces_with_pullback(law._forces, law._pullback, params, positions, box, rest)
 
-    def _forces(self, params: PyTree, positions: Array, box: Array, neighbours: Any) -> Array:
-        cast = self._cast(params, positions, box)
-        if neighbours is None:
-            return pair_forces(self.force_factor, *cast).astype(positions.dtype)
-        forces = list_forces(self.force_factor, *cast, neighbours.list.idx)
-        return neighbours.spoil(forces.astype(positions.dtype))
+    def _forces(self, params: PyTree, positions: Array, box: Array, rest: Any) -> Array:
+        scale = jnp.max(jnp.asarray(params["epsilon"] / params["sigma"]))
+        engine = PairEngine(positions, box, rest[0], rest[1], self.precision)
+        return engine.forces(self.force_factor, params, scale)
+
+    def _pullback(
+        self, params: PyTree, positions: Array, box: Array, rest: Any, w: Array
+    ) -> tuple[PyTree, Array]:
+        engine = PairEngine(positions, box, rest[0], rest[1], self.precision)
+        return engine.pullback(self.force_factor, params, w)
 
     def pullback(
         self,
@@ -290,15 +306,8 @@ class LennardJones(AbstractPotential):
         neighbours: Any = None,
     ) -> tuple[PyTree, Vectors]:
         positions = jnp.asarray(positions)
-        cast = self._cast(params, positions, jnp.asarray(box, positions.dtype))
-        w = cotangent.astype(cast[1].dtype)
-        if neighbours is None:
-            back = pair_pullback(self.force_factor, *cast, w)
-        else:
-            index = neighbours.list.idx
-            back = neighbours.spoil(list_pullback(self.force_factor, *cast, w, index))
-        primals = params, positions
-        return jax.tree.map(lambda ct, p: ct.astype(jnp.asarray(p).dtype), back, primals)
+        box, rest = jnp.asarray(box, positions.dtype), (neighbours, self.species)
+        return self._law()._pullback(params, positions, box, rest, cotangent)
 
     # The choice of path.
 
@@ -306,25 +315,14 @@ class LennardJones(AbstractPotential):
     def allocates(self) -> bool:
         return self.path != "dense"
 
-    def allocate(
-        self, params: PyTree, positions: Positions, box: Box, previous: Any = None
-    ) -> Neighbours | None:
-        traced = any(isinstance(x, Tracer) for x in (positions, box))
-        if traced or not self._takes_list(positions.shape[0], np.asarray(box)):
+    def allocate(self, params: PyTree, positions: Positions, box: Box, previous: Any = None) -> Any:
+        if any(isinstance(x, Tracer) for x in (positions, box)):
             return None
-        functions, cells = list_functions(
-            tuple(float(edge) for edge in np.asarray(box)), self.cutoff, self._skin()
-        )
-        return make(functions, positions, box, previous, spare=SPARE, cells=cells)
+        skin = self.skin if self.skin is not None else 0.16 * self.cutoff
+        return allocate_pairs(self.path, positions, box, self.cutoff, skin, previous)
 
-    def _skin(self) -> float:
-        return self.skin if self.skin is not None else 0.12 * self.cutoff
-
-    def _takes_list(self, atoms: int, box: np.ndarray) -> bool:
-        if self.path != "auto":
-            return self.path == "list" and atoms > 1
-        sphere = 4 / 3 * math.pi * (self.cutoff + self._skin()) ** 3
-        return atoms > FEWEST_LISTED and LISTED_PAIR * sphere < float(np.prod(box))
+    def path_taken(self, neighbours: Any) -> str:
+        return path_of(neighbours)
 
     def update(self, neighbours: Any, positions: Positions, box: Box) -> Any:
         return None if neighbours is None else neighbours.updated(positions, box)

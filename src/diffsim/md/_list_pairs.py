@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from ._species import Species, of_pairs
+
 Radial = Callable[[PyTree, Array], Any]
 Index = Int[Array, "atoms slots"]
 
@@ -52,7 +54,8 @@ def _power_of_two(exponent: Array) -> Array:
 class _Rows:
     """Walks the atoms of a list in blocks of `ROWS`."""
 
-    def __init__(self, positions: Array, box: Array, index: Array):
+    def __init__(self, positions: Array, box: Array, index: Array, species: Species = None):
+        self.species = species
         self.positions, self.box, self.inverse = positions, box, 1 / box
         self.atoms, slots = index.shape
         self.rows = min(ROWS, self.atoms)
@@ -79,9 +82,17 @@ class _Rows:
         # into NaN (jax-md#258).
         return d, jnp.where((index < self.atoms) & (s > 0), s, jnp.min(self.box) ** 2)
 
-    def blocks(self, *more: Array) -> tuple[Array, ...]:
-        """What a block needs, with the blocks as leading axis; `more` are per-atom values."""
-        return self.own(self.positions), self.index, self.near, *map(self.own, more)
+    def of_kinds(self, params: PyTree, kind: Array | None, near: Array) -> PyTree:
+        """Parameters of the pairs of a block."""
+        if self.species is None or kind is None:
+            return params
+        return of_pairs(params, kind, self.species[near])
+
+    def blocks(self, *more: Array) -> tuple[Any, ...]:
+        """What a block needs, with the blocks as leading axis: positions, slots, the atoms in
+        them, kinds, and `more` per-atom values."""
+        kinds = None if self.species is None else self.own(self.species[:, None])
+        return self.own(self.positions), self.index, self.near, kinds, *map(self.own, more)
 
     def atomwise(self, tree: PyTree) -> PyTree:
         """Per-block results as per-atom ones."""
@@ -99,13 +110,15 @@ def list_forces(
     positions: Float[Array, "atoms 3"],
     box: Float[Array, "3"],
     index: Index,
+    species: Species = None,
 ) -> Float[Array, "atoms 3"]:
     """F_i = Σ_j f(r_ij²) (x_i - x_j), f = -φ'(r)/r, over the slots of a list."""
-    rows = _Rows(positions, box, index)
+    rows = _Rows(positions, box, index, species)
 
-    def block(own: Array, index: Array, near: Array) -> Array:
+    def block(own: Array, index: Array, near: Array, kind: Array | None) -> Array:
         d, s = rows.pairs(own, index, near)
-        return sum_in_any_order(force_factor(params, s)[..., None] * d, 1)
+        f = force_factor(rows.of_kinds(params, kind, near), s)
+        return sum_in_any_order(f[..., None] * d, 1)
 
     return rows.each(block)
 
@@ -116,13 +129,15 @@ def list_sums(
     positions: Float[Array, "atoms 3"],
     box: Float[Array, "3"],
     index: Index,
+    species: Species = None,
 ) -> PyTree:
     """Σ_{i<j} g(r_ij²) for each leaf g of `radial(params, s)`, over the slots of a list."""
-    rows = _Rows(positions, box, index)
+    rows = _Rows(positions, box, index, species)
 
-    def block(own: Array, index: Array, near: Array) -> PyTree:
+    def block(own: Array, index: Array, near: Array, kind: Array | None) -> PyTree:
         _, s = rows.pairs(own, index, near)
-        return jax.tree.map(lambda g: sum_in_any_order(g, 1), radial(params, s))
+        terms = radial(rows.of_kinds(params, kind, near), s)
+        return jax.tree.map(lambda g: sum_in_any_order(g, 1), terms)
 
     return jax.tree.map(lambda g: jnp.sum(g) / 2, rows.each(block))
 
@@ -134,15 +149,17 @@ def list_pullback(
     box: Float[Array, "3"],
     cotangent: Float[Array, "atoms 3"],
     index: Index,
+    species: Species = None,
 ) -> tuple[PyTree, Float[Array, "atoms 3"]]:
     """(∂F/∂θ)ᵀ w and (∂F/∂x)ᵀ w in one pass over the slots; the formulas are `pair_pullback`'s."""
-    rows = _Rows(positions, box, index)
+    rows = _Rows(positions, box, index, species)
 
-    def block(total: PyTree, arguments: tuple[Array, ...]) -> tuple[PyTree, Array]:
-        own, index, near, own_w = arguments
+    def block(total: PyTree, arguments: tuple[Any, ...]) -> tuple[PyTree, Array]:
+        own, index, near, kind, own_w = arguments
         d, s = rows.pairs(own, index, near)
         w = own_w[:, None, :] - cotangent[near]
-        f, transpose = jax.vjp(force_factor, params, s)
+        of_block = lambda p, s: force_factor(rows.of_kinds(p, kind, near), s)  # noqa: E731
+        f, transpose = jax.vjp(of_block, params, s)
         more, s_bar = transpose(jnp.sum(d * w, axis=-1) / 2)
         ct_positions = jnp.sum(f[..., None] * w + 4 * s_bar[..., None] * d, axis=1)
         return jax.tree.map(jnp.add, total, more), ct_positions

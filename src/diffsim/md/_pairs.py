@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ._species import Species, of_pairs
+
 Radial = Callable[[PyTree, Array], Any]
 
 BLOCK = (
@@ -33,7 +35,8 @@ def _tile_rows(atoms: int) -> int:
 class _Tiles:
     """Walks the (rows, N) tiles of all ordered pairs of a box."""
 
-    def __init__(self, positions: Array, box: Array):
+    def __init__(self, positions: Array, box: Array, species: Species = None):
+        self.species = species
         self.atoms = positions.shape[0]
         self.rows = _tile_rows(self.atoms)
         self.count = -(-self.atoms // self.rows)
@@ -64,6 +67,20 @@ class _Tiles:
             real = real & (row < self.atoms)
         return jnp.where(real, s, self.far)
 
+    def of_kinds(self, params: PyTree, tile: Array) -> PyTree:
+        """Parameters of the pairs of a tile."""
+        if self.species is None:
+            return params
+        row = jnp.minimum(tile * self.rows + jnp.arange(self.rows), self.atoms - 1)
+        return of_pairs(params, self.species[row][:, None], self.species)
+
+    def of_every_pair(self, params: PyTree, tile: Array) -> PyTree:
+        """The same with a copy for each pair of the tile, (rows, N, ...)."""
+        shape = self.rows, self.atoms
+        if self.species is None:
+            return jax.tree.map(lambda p: jnp.broadcast_to(p, (*shape, *p.shape)), params)
+        return jax.tree.map(lambda p: jnp.broadcast_to(p, shape), self.of_kinds(params, tile))
+
     def rows_of(self, tile: Array) -> Array:
         return jax.lax.dynamic_slice_in_dim(self.padded, tile * self.rows, self.rows, axis=1)
 
@@ -79,15 +96,19 @@ def pair_forces(
     params: PyTree,
     positions: Float[Array, "atoms 3"],
     box: Float[Array, "3"],
+    species: Species = None,
 ) -> Float[Array, "atoms 3"]:
-    """F_i = Σ_j f(r_ij²) (x_i - x_j), f = -φ'(r)/r, minimum image; (atoms, 3) [energy/length]."""
-    tiles = _Tiles(positions, box)
+    """F_i = Σ_j f(r_ij²) (x_i - x_j), f = -φ'(r)/r, minimum image; (atoms, 3) [energy/length].
+
+    `species`: the kind of each atom, for parameters that are tables over pairs of kinds.
+    """
+    tiles = _Tiles(positions, box, species)
 
     def body(forces: Array, tile: Array) -> Array:
         rows = tiles.rows_of(tile)
         s = tiles.squared(tile, rows)
         # Behind a barrier: fused into the accumulation, f would be computed three times.
-        f = jax.lax.optimization_barrier(force_factor(params, s))
+        f = jax.lax.optimization_barrier(force_factor(tiles.of_kinds(params, tile), s))
         for k in range(tiles.rows):
             forces = forces + f[k] * tiles.separation(tiles.components, rows[:, k : k + 1])
         return forces
@@ -95,13 +116,15 @@ def pair_forces(
     return tiles.accumulate(jnp.zeros_like(tiles.components), body).T
 
 
-def _plain_forces(force_factor: Radial, params: PyTree, positions: Array, box: Array) -> Array:
+def _plain_forces(
+    force_factor: Radial, species: Species, params: PyTree, positions: Array, box: Array
+) -> Array:
     """The same without unrolled rows: slower, but its transpose is not a pad for every row."""
-    tiles = _Tiles(positions, box)
+    tiles = _Tiles(positions, box, species)
 
     def body(forces: Array, tile: Array) -> Array:
         rows = tiles.rows_of(tile)
-        f = force_factor(params, tiles.squared(tile, rows))
+        f = force_factor(tiles.of_kinds(params, tile), tiles.squared(tile, rows))
         separation = tiles.separation(tiles.components[:, None, :], rows[:, :, None])
         return forces + jnp.sum(f * separation, axis=1)
 
@@ -110,8 +133,8 @@ def _plain_forces(force_factor: Radial, params: PyTree, positions: Array, box: A
 
 @pair_forces.defjvp
 def _pair_forces_jvp(force_factor: Radial, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    plain = partial(_plain_forces, force_factor)
-    return pair_forces(force_factor, *primals), jax.jvp(plain, primals, tangents)[1]
+    plain = partial(_plain_forces, force_factor, primals[3])
+    return pair_forces(force_factor, *primals), jax.jvp(plain, primals[:3], tangents[:3])[1]
 
 
 def pair_sums(
@@ -120,13 +143,14 @@ def pair_sums(
     positions: Float[Array, "atoms 3"],
     box: Float[Array, "3"],
     dtype: Any = None,
+    species: Species = None,
 ) -> PyTree:
     """Σ_{i<j} g(r_ij²) for each leaf g of `radial(params, s)`, summed in `dtype`."""
-    tiles = _Tiles(positions, box)
+    tiles = _Tiles(positions, box, species)
 
     def per_atom(tile: Array) -> PyTree:
-        s = tiles.squared(tile, tiles.rows_of(tile))
-        return jax.tree.map(lambda g: jnp.sum(g, axis=0, dtype=dtype), radial(params, s))
+        g = radial(tiles.of_kinds(params, tile), tiles.squared(tile, tiles.rows_of(tile)))
+        return jax.tree.map(lambda g: jnp.sum(g, axis=0, dtype=dtype), g)
 
     def body(total: PyTree, tile: Array) -> PyTree:
         return jax.tree.map(jnp.add, total, per_atom(tile))
@@ -142,6 +166,7 @@ def pair_pullback(
     positions: Float[Array, "atoms 3"],
     box: Float[Array, "3"],
     cotangent: Float[Array, "atoms 3"],
+    species: Species = None,
 ) -> tuple[PyTree, Float[Array, "atoms 3"]]:
     """(∂F/∂θ)ᵀ w and (∂F/∂x)ᵀ w in one pass over the pairs.
 
@@ -149,7 +174,7 @@ def pair_pullback(
     Hessian being symmetric, and (∂F/∂θ)ᵀ w = ½ Σ_ij ∂f/∂θ g. One reverse pass over f(θ, s) gives
     both.
     """
-    tiles = _Tiles(positions, box)
+    tiles = _Tiles(positions, box, species)
     w = cotangent.T
     w_padded = jnp.pad(w, ((0, 0), (0, tiles.padded.shape[1] - tiles.atoms)))
 
@@ -163,19 +188,23 @@ def pair_pullback(
             raw = tiles.components[k][None, :] - rows[k][:, None]
             raw = raw - tiles.box[k] * jnp.round(raw * tiles.inverse[k])
             g = g + raw * (w[k][None, :] - w_rows[k][:, None])
+        # A copy of the parameters for each pair: sums over rows vectorise, one over all would not.
+        of_pairs, spread = jax.vjp(lambda p: tiles.of_every_pair(p, tile), params)
         f, transpose = jax.vjp(force_factor, of_pairs, s)
         each, s_bar = jax.lax.optimization_barrier(transpose(g / 2))
         f = jax.lax.optimization_barrier(f)
         for k in range(tiles.rows):
             d = tiles.separation(tiles.components, rows[:, k : k + 1])
             out = out + f[k] * (w - w_rows[:, k : k + 1]) + 4 * s_bar[k] * d
-            ct_params = jax.tree.map(lambda total, ct: total + ct[k], ct_params, each)  # noqa: B023
+            if species is None:
+                ct_params = jax.tree.map(lambda total, ct: total + ct[k], ct_params, each)  # noqa: B023
+        if species is not None:
+            ct_params = jax.tree.map(jnp.add, ct_params, spread(each)[0])
         return ct_params, out
 
-    # A copy of the parameters for each pair: sums over rows vectorise, one over all would not.
-    full = tiles.rows, tiles.atoms
-    of_pairs = jax.tree.map(lambda p: jnp.broadcast_to(p, (*full, *p.shape)), params)
-    columns = jax.tree.map(lambda p: jnp.zeros_like(p[0]), of_pairs)
-    start = columns, jnp.zeros_like(tiles.components)
-    ct_columns, out = tiles.accumulate(start, body)
-    return jax.tree.map(lambda ct: jnp.sum(ct, axis=0), ct_columns), out.T
+    column = lambda p: jnp.zeros((tiles.atoms, *p.shape) if species is None else p.shape, p.dtype)  # noqa: E731
+    start = jax.tree.map(column, params), jnp.zeros_like(tiles.components)
+    ct_params, out = tiles.accumulate(start, body)
+    if species is None:
+        ct_params = jax.tree.map(lambda ct: jnp.sum(ct, axis=0), ct_params)
+    return ct_params, out.T

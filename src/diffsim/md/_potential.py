@@ -126,6 +126,10 @@ class AbstractPotential(eqx.Module):
         """Whether the neighbour structure ran out of room, so that energies are NaN."""
         return jnp.asarray(False)
 
+    def path_taken(self, neighbours: Any) -> str | None:
+        """How pairs are found for a state with this structure, where there is a choice."""
+        return None
+
     @property
     def repeatable(self) -> bool:
         """Whether forces are the same to the last bit for any valid neighbour structure, so that a

@@ -1,0 +1,366 @@
+"""Clusters of neighbouring atoms and what is near each: the structure behind the tiled pair sums.
+
+Atoms are sorted into tiles of eight by cutting the box into slabs along x, strips along y and runs
+along z that hold equal numbers: no cell can overflow, however uneven the density. Half a tile is a
+row, four atoms that share one list of the atoms within the cutoff and the skin of any of them. The
+lists come from boxes around strips, then around tiles, then from the atoms themselves, all in
+arrays of fixed size: what does not fit sets a flag. Coordinates are integer fractions of the box,
+whose overflow is the periodic boundary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from ._neighbours import GROWTH, SAFETY
+
+EIGHT = 3  # as a power of two
+TILE = 2**EIGHT  # atoms a tile
+ROW = 4  # atoms that share a list; with 8 the forces of a liquid took 12 to 20 % longer
+LANES = 16  # slots of a list come in this many: whole vector registers
+# Of what is expected near a strip, a tile and a row: a liquid needs more than its lattice.
+SPARE = (1.3, 1.25, 1.15)
+WORD = 32  # bits
+BITS = np.int32(2**31 - 1)  # a key beyond those of all atoms
+RAGGED = 3e-7  # of the box: what float32 may lose of an edge
+
+Positions = Float[Array | np.ndarray, "atoms 3"]
+Box = Float[Array | np.ndarray, "3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterPlan:
+    """The shapes of a structure, known before compilation.
+
+    `grid`: slabs, strips a slab, tiles a strip; `strips`, `tiles`, `atoms`: room for what is near a
+    strip, a tile and a row; `cutoff` and `skin` [length].
+    """
+
+    grid: tuple[int, int, int]
+    strips: int
+    tiles: int
+    atoms: int
+    cutoff: float
+    skin: float
+
+    @property
+    def reach(self) -> float:
+        return self.cutoff * (1 + SAFETY) + self.skin
+
+    @property
+    def columns(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def slots(self) -> int:
+        return TILE * math.prod(self.grid)
+
+    @property
+    def room(self) -> tuple[int, int, int]:
+        return self.strips, self.tiles, self.atoms
+
+
+class Clusters(eqx.Module):
+    """Which atoms are near which, and where they were when that was found out.
+
+    `order` (slots,): the atom in each slot, empty slots last; `place` (atoms,): the slot of each
+    atom; `near` (rows, room): the slots within reach of a row, then the number of slots as filler;
+    `reference`: positions at the last rebuild; `needed`: the most strips, tiles and atoms that were
+    near one, over all rebuilds; `rebuilds`: how many there were since it was made.
+    """
+
+    order: Int[Array, " slots"]
+    place: Int[Array, " atoms"]
+    near: Int[Array, "rows room"]
+    reference: Float[Array, "atoms 3"]
+    needed: Int[Array, "3"]
+    rebuilds: Int[Array, ""]
+    plan: ClusterPlan = eqx.field(static=True)
+
+    @property
+    def overflowed(self) -> Bool[Array, ""]:
+        """Whether pairs are missing."""
+        return jnp.any(self.needed > jnp.asarray(self.plan.room, jnp.int32))
+
+    @property
+    def room(self) -> tuple[int, int, int]:
+        """Strips near a strip, tiles near a tile, atoms near a row."""
+        return self.plan.room
+
+    def updated(self, positions: Positions, box: Box) -> Clusters:
+        """The structure after a move: as it was, or anew where an atom went half the skin."""
+        old, positions, box = jax.lax.stop_gradient((self, jnp.asarray(positions), box))
+        d = positions - old.reference
+        moved = d[:, 0] * d[:, 0] + d[:, 1] * d[:, 1] + d[:, 2] * d[:, 2]
+        far = jnp.max(moved) > (self.plan.skin / 2) ** 2 * (1 - SAFETY)
+
+        def rebuild(carry: tuple[Clusters, Array]) -> tuple[Clusters, Array]:
+            new = _built(self.plan, positions, jnp.asarray(box, positions.dtype))
+            needed = jnp.maximum(new.needed, carry[0].needed)
+            counted = eqx.tree_at(
+                lambda c: (c.needed, c.rebuilds), new, (needed, carry[0].rebuilds + 1)
+            )
+            return counted, jnp.zeros_like(far)
+
+        # A loop that runs once or not at all: a batch of conditionals would rebuild at every step.
+        return jax.lax.while_loop(lambda carry: carry[1], rebuild, (old, far))[0]
+
+    def spoil(self, tree: PyTree) -> PyTree:
+        """NaN, in derivatives too, for what a structure that overflowed would get wrong."""
+        factor = jnp.where(self.overflowed, jnp.nan, 1.0)
+        return jax.tree.map(lambda x: x * factor.astype(x.dtype), tree)
+
+
+def make_clusters(
+    positions: Positions, box: Box, cutoff: float, skin: float, previous: Clusters | None = None
+) -> Clusters:
+    """Host side: a structure for these positions, with `GROWTH` times the room of `previous`."""
+    x, edges = jnp.asarray(positions), np.asarray(box, float)
+    # Shapes of the first look are a guess; what it needs comes out, and a second has the room.
+    plan = _guess(x.shape[0], edges, cutoff, skin)
+    if previous is not None:
+        plan = _roomier(plan, [math.ceil(GROWTH * room) for room in previous.room])
+    with jax.ensure_compile_time_eval():
+        box = jnp.asarray(edges, x.dtype)
+        while True:
+            made = _built_once(plan, x, box)
+            if not bool(made.overflowed):
+                return made
+            needed = zip(SPARE, np.asarray(made.needed), strict=True)
+            plan = _roomier(plan, [math.ceil(spare * n) for spare, n in needed])
+
+
+def _guess(atoms: int, edges: np.ndarray, cutoff: float, skin: float) -> ClusterPlan:
+    """Room for an even density, in whole steps: equal systems get equal shapes."""
+    grid = _grid(atoms, edges)
+    cell = edges / np.asarray(grid)
+    outer, spread = cutoff + skin, cell * (TILE - 1) / (TILE + 1)
+    density = atoms / math.prod(edges)
+    # A box of edges e widened by r on all sides, its corners round.
+    widened = lambda e, r: (  # noqa: E731
+        math.prod(e)
+        + 2 * r * (e[0] * e[1] + e[1] * e[2] + e[2] * e[0])
+        + math.pi * r * r * sum(e)
+        + 4 / 3 * math.pi * r**3
+    )
+    flat = 2 * cell[:2]
+    strips = (flat[0] * flat[1] + 2 * outer * sum(flat) + math.pi * outer**2) / math.prod(cell[:2])
+    tiles = widened(2 * spread, outer) / math.prod(cell)
+    near = density * widened(spread * 0.6, outer)
+    plan = ClusterPlan(grid, 0, 0, 0, cutoff, skin)
+    expected = zip(SPARE, (strips, tiles, near), strict=True)
+    return _roomier(plan, [math.ceil(spare * room) for spare, room in expected])
+
+
+def _grid(atoms: int, edges: np.ndarray) -> tuple[int, int, int]:
+    """Slabs, strips and tiles: nearly cubic, few slots empty."""
+    tiles = -(-atoms // TILE)
+    edge = (math.prod(edges) / tiles) ** (1 / 3)
+    best, least = (1, 1, tiles), math.inf
+    spans = [range(max(1, int(0.8 * n)), max(1, int(1.25 * n)) + 2) for n in edges[:2] / edge]
+    for slabs in spans[0]:
+        for strips in spans[1]:
+            runs = -(-tiles // (slabs * strips))
+            cell = edges / (slabs, strips, runs)
+            cost = slabs * strips * runs / tiles * float(max(cell) / min(cell)) ** 0.3
+            if cost < least:
+                best, least = (slabs, strips, runs), cost
+    return best
+
+
+def _roomier(plan: ClusterPlan, least: Sequence[int]) -> ClusterPlan:
+    """The plan with at least this room, up to what there is at all."""
+    strips, tiles, atoms = (max(a, int(b)) for a, b in zip(plan.room, least, strict=True))
+    all_tiles = math.prod(plan.grid)
+    return dataclasses.replace(
+        plan,
+        strips=min(strips, plan.columns),
+        tiles=min(-(-tiles // 4) * 4, all_tiles),
+        atoms=min(-(-atoms // LANES) * LANES, -(-plan.slots // LANES) * LANES),
+    )
+
+
+def fetch(values: Array, index: Any) -> Array:
+    """values[index], all of it inside."""
+    return values.at[index].get(mode="promise_in_bounds")
+
+
+def fractions(positions: Array, box: Array) -> Int[Array, "atoms 3"]:
+    """x/L in units of 2⁻³² that wrap around: differences are minimum images."""
+    u = positions * (1 / box)
+    if u.dtype == jnp.float64:
+        # The low bits of 2⁵² + 2⁵¹ + n hold n: a conversion would first test for overflow.
+        return jax.lax.bitcast_convert_type(u * 2.0**32 + 1.5 * 2.0**52, jnp.int64).astype(
+            jnp.int32
+        )
+    centred = u - jnp.floor(u) - jnp.asarray(0.5, u.dtype)
+    return (centred * 2.0**32).astype(jnp.int32) ^ jnp.int32(-(2**31))
+
+
+def _built(plan: ClusterPlan, positions: Array, box: Array) -> Clusters:
+    keys = jnp.minimum(fractions(positions, box) ^ jnp.int32(-(2**31)), BITS - 1)
+    order, place = _sorted(plan, keys)
+    atoms = positions.shape[0]
+    slots = jnp.arange(plan.slots, dtype=jnp.int32)
+    padded = jnp.pad(keys, ((0, plan.slots - atoms), (0, 0)), constant_values=BITS)[order]
+    edges = box.astype(jnp.float32)
+    strips, most_strips = _near_strips(plan, padded, atoms, edges)
+    tiles, most_tiles = _near_tiles(plan, padded, atoms, edges, strips)
+    near, most = _near_atoms(plan, padded, slots, atoms, edges, tiles)
+    needed = jnp.stack([most_strips, most_tiles, most]).astype(jnp.int32)
+    return Clusters(order, place, near, positions, needed, jnp.zeros((), jnp.int32), plan)
+
+
+_built_once = jax.jit(_built, static_argnums=0)
+
+
+def _sorted(plan: ClusterPlan, keys: Array) -> tuple[Array, Array]:
+    """The order of the slots and the place of each atom. Empty slots have the largest keys, hence
+    come last in every sort and in the end."""
+    atoms = keys.shape[0]
+    padded = jnp.pad(keys, ((0, plan.slots - atoms), (0, 0)), constant_values=BITS)
+    slots = jnp.arange(plan.slots, dtype=jnp.int32)
+    order = slots
+    for axis, runs in enumerate((1, plan.grid[0], plan.columns)):
+        rows = order.reshape(runs, -1)
+        order = jax.lax.sort((padded[:, axis][rows], rows), dimension=1, num_keys=1)[1].reshape(-1)
+    place = jnp.zeros_like(slots).at[order].set(slots, unique_indices=True)
+    return order, place[:atoms]
+
+
+_Extents = list[tuple[Array, Array]]  # middles and half widths along each axis, in fractions
+
+
+def _extents(low: list[Array], high: list[Array]) -> _Extents:
+    a, b = ([x.astype(jnp.float32) * 2.0**-32 for x in side] for side in (low, high))
+    return [((p + q) / 2, (q - p) / 2 + RAGGED) for p, q in zip(a, b, strict=True)]
+
+
+def _tile_edges(padded: Array, atoms: int) -> tuple[list[Array], list[Array], Array]:
+    """Lowest and highest coordinate of each tile, and which tiles hold an atom."""
+    real = (np.arange(padded.shape[0]) < atoms).reshape(-1, TILE)
+    columns = [padded[:, k].reshape(-1, TILE) for k in range(3)]
+    low = [jnp.min(c, axis=1) for c in columns]
+    high = [jnp.max(jnp.where(real, c, -BITS), axis=1) for c in columns]
+    return low, high, jnp.asarray(real[:, 0])
+
+
+def _gap(one: _Extents, other: _Extents, edges: Array, axes: Sequence[int]) -> Array:
+    """Least squared distance between boxes, periodic."""
+    total = jnp.zeros((), jnp.float32)
+    for k in axes:
+        d = one[k][0] - other[k][0]
+        d = jnp.abs(d - jnp.round(d)) - one[k][1] - other[k][1]
+        total = total + jnp.square(jnp.maximum(d, 0) * edges[k])
+    return total
+
+
+def _near_strips(plan: ClusterPlan, padded: Array, atoms: int, edges: Array) -> tuple[Array, Array]:
+    """(columns, room) strips within reach of each, -1 as filler, and the most there are."""
+    low, high, _ = _tile_edges(padded, atoms)
+    of_strips = lambda tiles: tiles.reshape(plan.columns, -1)  # noqa: E731
+    boxes = _extents([of_strips(a).min(1) for a in low], [of_strips(a).max(1) for a in high])
+    one = [(m[:, None], h[:, None]) for m, h in boxes]
+    near = _gap(one, [(m[None], h[None]) for m, h in boxes], edges, (0, 1)) < plan.reach**2
+    return _chosen(near, plan.strips)
+
+
+def _near_tiles(
+    plan: ClusterPlan, padded: Array, atoms: int, edges: Array, strips: Array
+) -> tuple[Array, Array]:
+    """(tiles, room) tiles within reach of each, -1 as filler, and the most there are."""
+    low, high, filled = _tile_edges(padded, atoms)
+    runs = plan.grid[2]
+    there = jnp.maximum(strips, 0)
+
+    def beside(tiles: Array) -> Array:
+        return tiles.reshape(-1, runs)[there].reshape(plan.columns, 1, -1)
+
+    boxes = _extents(low, high)
+    own = [(m.reshape(-1, runs, 1), h.reshape(-1, runs, 1)) for m, h in boxes]
+    near = _gap(own, [(beside(m), beside(h)) for m, h in boxes], edges, (0, 1, 2)) < plan.reach**2
+    real = beside(filled) & jnp.repeat(strips >= 0, runs, axis=1)[:, None]
+    near = near & real & filled.reshape(-1, runs, 1)
+    found, most = _chosen(near.reshape(plan.columns * runs, -1), plan.tiles)
+    strip = np.repeat(np.arange(plan.columns, dtype=np.int32), runs)[:, None]
+    where = fetch(there, (strip, jnp.maximum(found, 0) // runs)) * runs + found % runs
+    return jnp.where(found >= 0, where, -1), most
+
+
+def _near_atoms(
+    plan: ClusterPlan, padded: Array, slots: Array, atoms: int, edges: Array, tiles: Array
+) -> tuple[Array, Array]:
+    """(rows, room) slots within reach of each row, and the most there are."""
+    count, rows = tiles.shape[0], TILE // ROW
+    index = (jnp.maximum(tiles, 0)[:, :, None] * TILE + slots[:TILE]).reshape(count, -1)
+    absent = (index >= atoms) | jnp.repeat(tiles < 0, TILE, axis=1)
+    nearest = jnp.full((), jnp.inf, jnp.float32)
+    columns = [padded[:, k] for k in range(3)]
+    # Broadcast over a tile's rows: XLA would otherwise fetch them anew for every pair.
+    there = [fetch(column, index)[:, None] for column in columns]
+    far = jnp.where(absent, jnp.float32(jnp.inf), jnp.float32(0))[:, None]
+    # An empty slot stands where the first of its tile is.
+    own = [jnp.where(slots < atoms, c, jnp.repeat(c[::TILE], TILE)) for c in columns]
+    for i in range(ROW):
+        s = far
+        for k in range(3):
+            x = own[k].reshape(count, rows, ROW, 1)[:, :, i]
+            s = s + jnp.square((x - there[k]).astype(jnp.float32) * (edges[k] * 2.0**-32))
+        nearest = jnp.minimum(nearest, s)
+    found, most = _chosen((nearest < plan.reach**2).reshape(count * rows, -1), plan.atoms)
+    row = np.repeat(np.arange(count, dtype=np.int32), rows)[:, None]
+    tile = fetch(tiles, (row, jnp.maximum(found, 0) >> EIGHT))
+    return jnp.where(found >= 0, (tile << EIGHT) + (found & (TILE - 1)), plan.slots), most
+
+
+def _chosen(mask: Array, room: int) -> tuple[Array, Array]:
+    """(rows, room) positions of what is true in each row, -1 as filler, and the most in one row.
+
+    By bits: a running sum over words tells the word of the n-th that is set, and a table its place
+    in the byte. Scattering or sorting single entries took longer.
+    """
+    rows, width = mask.shape
+    padded = jnp.pad(mask, ((0, 0), (0, -width % WORD))).reshape(rows, -1, WORD)
+    bits = jnp.uint32(1) << jnp.arange(WORD, dtype=jnp.uint32)
+    words = jnp.sum(jnp.where(padded, bits, jnp.uint32(0)), axis=2, dtype=jnp.uint32)
+    ends = jnp.cumsum(_count(words), axis=1, dtype=jnp.int32)
+    rank = jnp.arange(room, dtype=jnp.int32)
+    which = jnp.sum((ends[:, None, :] <= rank[:, None]).astype(jnp.int32), axis=2, dtype=jnp.int32)
+    which = jnp.minimum(which, ends.shape[1] - 1)
+    row = np.arange(rows, dtype=np.int32)[:, None]
+    word = fetch(words, (row, which))
+    nth = rank - (fetch(ends, (row, which)) - _count(word))
+    byte, passed = jnp.zeros_like(nth), jnp.zeros_like(nth)
+    for end in (8, 16, 24):
+        below = _count(word & jnp.uint32(2**end - 1))
+        byte = jnp.where(nth >= below, end, byte)
+        passed = jnp.where(nth >= below, below, passed)
+    part = ((word >> byte.astype(jnp.uint32)) & jnp.uint32(0xFF)).astype(jnp.int32)
+    index = part * 8 + jnp.clip(nth - passed, 0, 7)
+    place = which * WORD + byte + fetch(jnp.asarray(_PLACES), index)
+    return jnp.where(rank < ends[:, -1:], place, -1), jnp.max(ends[:, -1])
+
+
+def _count(words: Array) -> Array:
+    return jax.lax.population_count(words).astype(jnp.int32)
+
+
+def _places() -> np.ndarray:
+    """Which bit of a byte is the n-th that is set, (256 * 8,)."""
+    places = np.zeros((256, 8), np.int32)
+    for byte in range(256):
+        bits = [bit for bit in range(8) if byte >> bit & 1]
+        places[byte, : len(bits)] = bits
+    return places.reshape(-1)
+
+
+_PLACES = _places()

@@ -1,0 +1,96 @@
+"""Parameters of pairs of atoms of several kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PyTree
+
+from .._errors import ConfigError
+
+Species = Int[Array, " atoms"] | None
+
+
+def of_pairs(params: PyTree, one: Any, other: Any) -> PyTree:
+    """θ_ab for atoms of the kinds a = `one` and b = `other`, which broadcast against each other.
+
+    Leaves of shape (kinds, kinds) are tables; numbers hold for all pairs. Selecting entry by entry
+    vectorises, and has a derivative that does; a lookup has neither.
+    """
+    if one is None:
+        return params
+
+    def pick(table: Any) -> Array:
+        table = jnp.asarray(table)
+        if table.ndim == 0:
+            return table
+        rows = [_chosen([*table[:, m]], one) for m in range(table.shape[1])]
+        return _chosen(rows, other)
+
+    return jax.tree.map(pick, params)
+
+
+def _chosen(values: list[Array], kind: Any) -> Array:
+    out = values[0]
+    for k, value in enumerate(values[1:], start=1):
+        out = jnp.where(kind == k, value, out)
+    return out
+
+
+def by_kind(terms: PyTree, params: PyTree, other: Any) -> PyTree:
+    """Per-pair cotangents of θ_ab as a list for each leaf: one entry a kind b for tables."""
+
+    def split(term: Array, table: Any) -> list[Array]:
+        if other is None or jnp.ndim(table) == 0:
+            return [term]
+        return [jnp.where(other == m, term, 0) for m in range(jnp.shape(table)[1])]
+
+    return jax.tree.map(split, terms, params)
+
+
+def gathered(sums: list[Array], table: Any, one: Any) -> Array:
+    """The cotangent of a leaf from its sums for each atom, as `by_kind` lists them."""
+    if jnp.ndim(table) == 0:
+        return jnp.sum(sums[0])
+    kinds = range(jnp.shape(table)[0])
+    return jnp.stack([jnp.stack([jnp.sum(jnp.where(one == k, s, 0)) for s in sums]) for k in kinds])
+
+
+def check_tables(params: dict[str, Any], species: Any) -> None:
+    """Refuse parameters that do not fit the kinds of atoms: numbers, or symmetric tables."""
+    kinds = 0 if species is None else int(np.max(np.asarray(species), initial=-1)) + 1
+    for name, value in params.items():
+        table = np.asarray(value)
+        if table.ndim == 0:
+            continue
+        if kinds == 0:
+            raise ConfigError(
+                f"is a table of shape {table.shape} without kinds of atoms",
+                key=name,
+                allowed="a number, or species= in the potential",
+            )
+        if table.ndim != 2 or table.shape[0] != table.shape[1] or len(table) < kinds:
+            raise ConfigError(
+                f"must have one row and column for each of {kinds} species, not {table.shape}",
+                key=name,
+            )
+        if not np.allclose(table, table.T):
+            raise ConfigError("must be symmetric: a pair has no order", key=name)
+
+
+def totals(
+    operands: list[Array], axis: int, add: Callable[[Any, Any], Any] = jax.lax.add
+) -> list[Array]:
+    """Sums of several arrays over one axis in a single pass, which computes their terms once."""
+
+    def combine(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(map(add, a, b))
+
+    shape = jnp.broadcast_shapes(*(x.shape for x in operands))
+    whole = tuple(jnp.broadcast_to(x, shape) for x in operands)
+    start = tuple(jnp.zeros((), x.dtype) for x in whole)
+    return list(jax.lax.reduce(whole, start, combine, (axis % len(shape),)))
