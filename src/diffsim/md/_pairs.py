@@ -54,6 +54,10 @@ class _Tiles:
 
     def squared(self, tile: Array, rows: Array) -> Array:
         """s = r² of each pair, (rows, N)."""
+        return self.apart(tile * self.rows + jnp.arange(self.rows), rows)
+
+    def apart(self, numbers: Array, rows: Array) -> Array:
+        """The same of some of the rows, by their numbers and their atoms, (3, some)."""
         s = jnp.zeros((), self.components.dtype)
         for k in range(3):
             raw = self.components[k][None, :] - rows[k][:, None]
@@ -63,9 +67,16 @@ class _Tiles:
         # r = 0 it would turn derivatives into NaN.
         real = s > 0
         if self.padded.shape[1] > self.atoms:
-            row = tile * self.rows + jnp.arange(self.rows)[:, None]
-            real = real & (row < self.atoms)
+            real = real & (numbers[:, None] < self.atoms)
         return jnp.where(real, s, self.far)
+
+    def stored(self, fn: Callable[..., PyTree], *given: PyTree) -> PyTree:
+        """`fn` of arrays whose leading axis is the tile's rows, in a loop of a few turns: what it
+        returns is stored, while XLA would fuse it into every use and compute it there anew."""
+        turns = next((d for d in range(2, self.rows + 1) if self.rows % d == 0), 1)
+        split = jax.tree.map(lambda x: x.reshape(turns, -1, *x.shape[1:]), given)
+        _, out = jax.lax.scan(lambda _, x: (None, fn(*x)), None, split)
+        return jax.tree.map(lambda x: x.reshape(self.rows, *x.shape[2:]), out)
 
     def of_kinds(self, params: PyTree, tile: Array) -> PyTree:
         """Parameters of the pairs of a tile."""
@@ -182,17 +193,24 @@ def pair_pullback(
         ct_params, out = total
         rows = tiles.rows_of(tile)
         w_rows = jax.lax.dynamic_slice_in_dim(w_padded, tile * tiles.rows, tiles.rows, axis=1)
-        s = tiles.squared(tile, rows)
-        g = jnp.zeros((), s.dtype)
-        for k in range(3):
-            raw = tiles.components[k][None, :] - rows[k][:, None]
-            raw = raw - tiles.box[k] * jnp.round(raw * tiles.inverse[k])
-            g = g + raw * (w[k][None, :] - w_rows[k][:, None])
+        numbers = tile * tiles.rows + jnp.arange(tiles.rows)
+
+        def distances(numbers: Array, rows: Array, w_rows: Array) -> tuple[Array, Array]:
+            g = jnp.zeros((), w.dtype)
+            for k in range(3):
+                raw = tiles.components[k][None, :] - rows[:, k : k + 1]
+                raw = raw - tiles.box[k] * jnp.round(raw * tiles.inverse[k])
+                g = g + raw * (w[k][None, :] - w_rows[:, k : k + 1])
+            return tiles.apart(numbers, rows.T), g
+
+        def slopes(of_pairs: PyTree, s: Array, g: Array) -> tuple[Array, tuple[PyTree, Array]]:
+            f, transpose = jax.vjp(force_factor, of_pairs, s)
+            return f, transpose(g / 2)
+
+        s, g = tiles.stored(distances, numbers, rows.T, w_rows.T)
         # A copy of the parameters for each pair: sums over rows vectorise, one over all would not.
         of_pairs, spread = jax.vjp(lambda p: tiles.of_every_pair(p, tile), params)
-        f, transpose = jax.vjp(force_factor, of_pairs, s)
-        each, s_bar = jax.lax.optimization_barrier(transpose(g / 2))
-        f = jax.lax.optimization_barrier(f)
+        f, (each, s_bar) = tiles.stored(slopes, of_pairs, s, g)
         for k in range(tiles.rows):
             d = tiles.separation(tiles.components, rows[:, k : k + 1])
             out = out + f[k] * (w - w_rows[:, k : k + 1]) + 4 * s_bar[k] * d
