@@ -8,7 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diffsim._report.style import BLUE, GREEN, MUTED, ORANGE, house_style, new_figure, save_png
+from diffsim._report.style import (
+    BLUE,
+    GREEN,
+    MUTED,
+    ORANGE,
+    house_style,
+    new_figure,
+    power_ticks,
+    save_png,
+)
 
 COLOURS = {"Direct": ORANGE, "RecursiveCheckpoint": BLUE, "Reversible": GREEN}
 
@@ -47,8 +56,10 @@ def draw(report: dict[str, Any], path: Path) -> None:
                     color=colour,
                     ha="center",
                 )
-            axes.set(xscale="log", title=system, xlabel="temporary memory [MB]", ylim=(0, None))
+            axes.set(xscale="log", title=system, xlabel="temporary memory [MB]")
             axes.margins(x=0.18)
+            axes.set_ylim(0, 1.15 * max(time for _, time in ways.values()))
+            power_ticks(axes.xaxis)
         panels[0].set_ylabel("gradient / forward run")
         save_png(figure, path)
 
