@@ -349,7 +349,7 @@ def _is_key(x) -> bool:
 def test_size_chooses_the_path():
     auto = md.LennardJones(2.5)
     assert auto.allocate(PARAMS, jnp.zeros((256, 3)), jnp.full(3, 30.0)) is None
-    assert auto.allocate(PARAMS, jnp.zeros((5000, 3)), jnp.full(3, 9.0)) is None
+    assert auto.allocate(PARAMS, jnp.zeros((5000, 3)), jnp.full(3, 8.0)) is None
     grid, box = md.lattice(600, density=0.1)
     assert auto.allocate(PARAMS, jnp.asarray(grid), jnp.asarray(box)) is not None
     dense = md.LennardJones(2.5, path="dense")
