@@ -51,7 +51,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
                 axes.annotate(
                     label,
                     (memory, time),
-                    (0, 6),
+                    (0, -13 if name == "Reversible" else 6),  # clear of the chain above it
                     textcoords="offset points",
                     color=colour,
                     ha="center",

@@ -28,6 +28,7 @@ from ._plan import (
 )
 
 NEAR = 3  # times the budget, up to which a prediction is no refusal
+CLOSE = 1.1  # what is predicted to be over the budget by less is compiled, if it is the fastest
 MODES = ("reverse", "forward", "any")
 CHAOS = ("warn", "window", "refuse")
 
@@ -139,11 +140,11 @@ class Choice:
 
     @classmethod
     def of(cls, found: list[Any], budget: int, time: float | None, fewer: _Fewer) -> Choice:
-        """From predictions: the fastest within the budget first."""
+        """From predictions: the fastest within the budget, or close to it, first."""
         rows, ranked = {}, []
         for adjoint, size, cost in sorted(found, key=lambda f: f[2]):
             verdict = "slower"
-            if size > budget:
+            if size > CLOSE * budget:
                 verdict = "over the budget"
             elif time is not None and cost > time:
                 verdict = f"takes more than {time:g} forward runs"
