@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 import diffsim as ds
 from diffsim import ConfigError, md
-from diffsim.md._cluster_pairs import _settled, _total, _words
+from diffsim.md._chosen import chosen
+from diffsim.md._cluster_pairs import SPAN, _settled, _total, _words
 from diffsim.md._clusters import (
     TILE,
     ClusterPlan,
     Clusters,
     _built_once,
-    _chosen,
     fractions,
     make_clusters,
 )
@@ -140,7 +140,7 @@ def test_nist(row):
 @given(seed=st.integers(0, 2**31), share=st.floats(0, 1), room=st.integers(1, 70))
 def test_what_is_chosen_is_what_is_true(seed, share, room):
     mask = np.random.default_rng(seed).uniform(size=(3, 70)) < share
-    found, most = jax.jit(_chosen, static_argnums=1)(jnp.asarray(mask), 70)
+    found, most = jax.jit(chosen, static_argnums=1)(jnp.asarray(mask), 70)
     assert most == mask.sum(1).max()
     for row, wanted in zip(np.asarray(found), mask, strict=True):
         np.testing.assert_array_equal(row[row >= 0], np.flatnonzero(wanted))
@@ -235,13 +235,13 @@ def test_forces_are_the_same_to_the_bit_for_every_structure(precision):
 
 @jax.jit
 def integer_sum(terms):
-    def add(top, _):
-        grid = top * 2.0 ** -(51 if terms.dtype == "float64" else 20)
+    def add(tops, _):
+        grid = tops[0] * 2.0 ** -(51 if terms.dtype == "float64" else 20)
         words = _words(terms / grid)
         sums = tuple(jnp.sum(w, dtype=w.dtype) for w in words)
-        return _total(sums, terms.size, jnp.float64) * grid, jnp.max(jnp.abs(terms))
+        return _total(sums, terms.size, jnp.float64) * grid, jnp.max(jnp.abs(terms))[None]
 
-    return _settled(add, jnp.ones((), terms.dtype), jnp.zeros(()))
+    return _settled(add, jnp.ones(1, terms.dtype), jnp.zeros(()), SPAN)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -12,29 +12,38 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ._clusters import ROW, Clusters, fetch, fractions
+from ._chosen import fetch
+from ._clusters import ROW, Clusters, fractions
 from ._list_pairs import sum_in_any_order
-from ._species import Species, by_kind, gathered, of_pairs, totals
+from ._species import Species, by_kind, gathered, of_pairs
 
 Radial = Callable[[PyTree, Array], Any]
 
-ROWS = 1024  # rows at a time: what they fetch stays in the cache, and two threads find enough to do
 HEADROOM = 13  # bits of the largest term above the scale of force
 SPAN = 10  # bits below the largest term where the strongest pair may be
 BITS_64 = 51  # of a term in one word, and in the high and the low of two
 BITS_32 = 20
+SAMPLE = 16  # rows, or nearly twice as many, on which the terms of a pullback are sized up
+SLACK = 5  # bits that the largest of all may be above the largest of those
 
 # 2ⁿ + 2ⁿ⁻¹ + k in floating point has the integer k in its last bits.
 _MAGIC_32, _MAGIC_64 = np.float32(1.5 * 2**23), 1.5 * 2.0**52
 _BIAS_32 = int(_MAGIC_32.view(np.int32))
 _BIAS_64 = int(np.float64(_MAGIC_64).view(np.int64))
+
+
+class _Terms(NamedTuple):
+    """Terms of each pair in groups of one size each, and bounds of those sizes."""
+
+    of: list[list[Array]]
+    bounds: list[Array]
 
 
 class _Rows:
@@ -46,19 +55,44 @@ class _Rows:
         # Empty slots stand where the last atom is; nobody lists them.
         self.atom = jnp.minimum(clusters.order, self.atoms - 1)
         self.kinds = None if species is None else self.sorted(species)
-        count = clusters.near.shape[0]
-        self.size = max(b for b in range(1, min(ROWS, count) + 1) if count % b == 0)
 
     def sorted(self, values: Array) -> Array:
         return fetch(values, self.atom)
 
-    def own(self, values: Array) -> Array:
-        """(slots, ...) as (blocks, rows, ROW, 1, ...)."""
-        return values.reshape(-1, self.size, ROW, 1, *values.shape[1:])
+    def by_row(self, values: Array) -> Array:
+        """(slots, ...) as (rows, ROW, 1, ...)."""
+        more = self.clusters.near.shape[0] * ROW - self.slots
+        filled = jnp.pad(values, ((0, more), *((0, 0),) * (values.ndim - 1)))
+        return filled.reshape(-1, ROW, 1, *values.shape[1:])
+
+    def in_blocks(self, values: Array) -> Array:
+        """(rows, ...) as (blocks, rows, ...)."""
+        return values.reshape(self.clusters.plan.blocks[0], -1, *values.shape[1:])
 
     def there(self, values: Array, near: Array) -> Array:
         """Values of what is near, (rows, 1, room, ...)."""
         return fetch(values, jnp.minimum(near, self.slots - 1))[:, None]
+
+    def coordinates(self, positions: Array, box: Array, dtype: Any) -> tuple[Array, Array]:
+        """Fractions of the box, (slots, 3), whose differences round to minimum images, and what
+        turns them into lengths."""
+        edges = box.astype(dtype)
+        if dtype == jnp.float64:
+            u = positions * (1 / edges)
+            return self.sorted(u - jnp.floor(u)), edges
+        return self.sorted(fractions(positions, box)), edges * 2.0**-32
+
+    def separations(
+        self, where: Array, unit: Array, own: Array, near: Array
+    ) -> tuple[list[Array], Array]:
+        """x_i - x_j along each axis, and s; of `coordinates`, axis by axis, which vectorises."""
+        d, s = [], jnp.zeros((), unit.dtype)
+        for k in range(3):
+            raw = own[..., k] - self.there(where[:, k], near)
+            raw = raw - jnp.round(raw) if unit.dtype == jnp.float64 else raw.astype(unit.dtype)
+            d.append(raw * unit[k])
+            s = s + d[k] * d[k]
+        return d, s
 
     def separated(self, s: Array, near: Array, box: Array) -> Array:
         """s = r², and beyond every cutoff for what is no pair: masked at r = 0 it would turn
@@ -80,17 +114,17 @@ class _Rows:
 
     def each(self, block: Callable[..., PyTree], *values: Array) -> PyTree:
         """`block(near, kinds, *values)` of every block of rows, stacked."""
-        near = self.clusters.near.reshape(-1, self.size, self.room)
-        kinds = None if self.kinds is None else self.own(self.kinds)
-        given = near, kinds, *map(self.own, values)
-        if near.shape[0] == 1:
+        kinds = None if self.kinds is None else self.by_row(self.kinds)
+        rows = self.clusters.near, kinds, *map(self.by_row, values)
+        given = jax.tree.map(self.in_blocks, rows)
+        if self.clusters.plan.blocks[0] == 1:
             out = block(*jax.tree.map(lambda x: x[0], given))
             return jax.tree.map(lambda x: x[None], out)
         return jax.lax.map(lambda args: block(*args), given)
 
     def atomwise(self, values: Array) -> Array:
         """(blocks, rows, ROW, ...) as (atoms, ...), in the order of the atoms."""
-        return fetch(values.reshape(self.slots, *values.shape[3:]), self.clusters.place)
+        return fetch(values.reshape(-1, *values.shape[3:]), self.clusters.place)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -111,38 +145,29 @@ def cluster_forces(
     """
     rows = _Rows(clusters, species)
     edges = box.astype(dtype)
-    if dtype == jnp.float64:
-        u = positions * (1 / edges)
-        coordinates, unit = u - jnp.floor(u), edges
-    else:
-        coordinates, unit = fractions(positions, box), edges * 2.0**-32
-    coordinates = rows.sorted(coordinates)
+    coordinates, unit = rows.coordinates(positions, box, dtype)
 
-    def add(top: Array, nothing: Array) -> tuple[Array, Array]:
+    def add(tops: Array, nothing: Array) -> tuple[Array, Array]:
         # XLA would take the pairs out of the loop, and store them, if it saw that they stay.
         where = coordinates + nothing.astype(coordinates.dtype)
-        grid = top * 2.0 ** -(BITS_64 if dtype == jnp.float64 else BITS_32)
+        grid = _grid(tops[0])
 
-        def block(near: Array, kind: Any, own: Array) -> tuple[list[Array], Array]:
-            d, s = [], jnp.zeros((), dtype)
-            for k in range(3):
-                raw = own[..., k] - rows.there(where[:, k], near)
-                raw = raw - jnp.round(raw) if dtype == jnp.float64 else raw.astype(dtype)
-                d.append(raw * unit[k])
-                s = s + d[k] * d[k]
+        def block(near: Array, kind: Any, own: Array) -> tuple[list[Array], list[Array]]:
+            d, s = rows.separations(where, unit, own, near)
             s = rows.separated(s, near, edges)
             f = force_factor(rows.of_kinds(params, near, kind), s) * (1 / grid)
-            sums, peak = _summed([_words(f * x) for x in d], jnp.abs(f))
-            return [_total(words, rows.room, positions.dtype) for words in sums], peak
+            sums, peaks = _summed([_words(f * x) for x in d], [jnp.abs(f)])
+            return [_total(words, rows.room, positions.dtype) for words in sums], peaks
 
-        sums, peak = rows.each(block, where)
+        sums, peaks = rows.each(block, where)
         forces = jnp.stack([rows.atomwise(x) for x in sums], axis=1)
         # |f| times the cutoff bounds every component of a force, without a root.
         cutoff = jnp.asarray(clusters.plan.cutoff, dtype)
-        return forces * grid.astype(positions.dtype), jnp.max(peak) * cutoff * grid
+        peak = jnp.max(peaks[0]) * cutoff * grid
+        return forces * grid.astype(positions.dtype), peak[None]
 
     top = _power_above(scale.astype(dtype) * 2.0**HEADROOM)
-    return _settled(add, top, jnp.zeros_like(positions))
+    return _settled(add, top[None], jnp.zeros_like(positions), SPAN)
 
 
 def _words(y: Array) -> tuple[Array, ...]:
@@ -168,40 +193,55 @@ def _wrapped(value: int, bits: int) -> Any:
     return np.asarray((value + low) % 2**bits - low, f"int{bits}")[()]
 
 
-def _summed(terms: list[tuple[Array, ...]], peak: Array) -> tuple[list[tuple[Array, ...]], Array]:
-    """Sums of terms over the last axis, and the largest of `peak` of all, in one pass."""
+def _grid(top: Array) -> Array:
+    """What terms up to `top` are rounded to multiples of."""
+    return top * 2.0 ** -(BITS_64 if top.dtype == jnp.float64 else BITS_32)
+
+
+def _summed(
+    terms: list[tuple[Array, ...]], peaks: list[Array]
+) -> tuple[list[tuple[Array, ...]], list[Array]]:
+    """Sums of terms over the last axis, and the largest of each of `peaks` of all, in one pass."""
     words = [word for term in terms for word in term]
     # Positive numbers are in the order of their bits, and a maximum of integers vectorises.
-    bits = jax.lax.bitcast_convert_type(peak, words[0].dtype)
+    bits = [jax.lax.bitcast_convert_type(peak, words[0].dtype) for peak in peaks]
+    split = len(words)
 
     def combine(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
-        return (*map(jax.lax.add, a[:-1], b[:-1]), jax.lax.max(a[-1], b[-1]))
+        sums = map(jax.lax.add, a[:split], b[:split])
+        return (*sums, *map(jax.lax.max, a[split:], b[split:]))
 
-    zeros = (jnp.zeros((), bits.dtype),) * (len(words) + 1)
-    out = jax.lax.reduce((*words, bits), zeros, combine, (bits.ndim - 1,))
+    shape = jnp.broadcast_shapes(*(x.shape for x in (*words, *bits)))
+    operands = tuple(jnp.broadcast_to(x, shape) for x in (*words, *bits))
+    zeros = (jnp.zeros((), words[0].dtype),) * len(operands)
+    out = jax.lax.reduce(operands, zeros, combine, (len(shape) - 1,))
     each = len(terms[0])
-    sums = [tuple(out[k : k + each]) for k in range(0, len(words), each)]
-    return sums, jnp.max(jax.lax.bitcast_convert_type(out[-1], peak.dtype))
+    sums = [tuple(out[k : k + each]) for k in range(0, split, each)]
+    kind = peaks[0].dtype
+    return sums, [jnp.max(jax.lax.bitcast_convert_type(x, kind)) for x in out[split:]]
 
 
-def _settled(add: Callable[[Array, Array], tuple[Array, Array]], top: Array, like: Array) -> Array:
-    """The sum by `add(top, False)`, which holds terms up to `top`, a power of two, and tells how
-    large they are; again, with a top that suits, until it does. What comes out is a function of the
-    terms alone."""
-    kind = top.dtype
+def _settled(
+    add: Callable[[Array, Array], tuple[PyTree, Array]], tops: Array, like: PyTree, span: int
+) -> PyTree:
+    """The sums by `add(tops, False)`, which holds terms up to `tops`, powers of two, and tells how
+    large they are; again, with tops that suit, until it does: the largest term at most `span` bits
+    under its top. What comes out is a function of the terms alone."""
+    kind = tops.dtype
     least, most = (
         jnp.asarray(2.0**p, kind) for p in ((-900, 900) if kind == "float64" else (-70, 100))
     )
 
-    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        top, done, _ = carry
-        sums, peak = add(top, done)
-        fits = (peak == 0) | ((peak < top) & (peak >= top * 2.0**-SPAN))
-        better = jnp.where(fits, top, jnp.clip(_power_above(2 * peak), least, most))
-        lost = jnp.where(jnp.isfinite(peak) & (peak < most), 0.0, jnp.nan)
-        return better, (better == top) | jnp.isnan(lost), sums + lost.astype(sums.dtype)
+    def step(carry: tuple[Array, Array, PyTree]) -> tuple[Array, Array, PyTree]:
+        tops, done, _ = carry
+        sums, peaks = add(tops, done)
+        fits = (peaks == 0) | ((peaks < tops) & (peaks >= tops * 2.0**-span))
+        better = jnp.where(fits, tops, jnp.clip(_power_above(2 * peaks), least, most))
+        lost = jnp.where(jnp.all(jnp.isfinite(peaks) & (peaks < most)), 0.0, jnp.nan)
+        sums = jax.tree.map(lambda x: x + lost.astype(x.dtype), sums)
+        return better, jnp.all(better == tops) | jnp.isnan(lost), sums
 
-    start = (jnp.clip(top, least, most), jnp.asarray(False), like)
+    start = (jnp.clip(tops, least, most), jnp.asarray(False), like)
     return jax.lax.while_loop(lambda carry: ~carry[1], step, start)[2]
 
 
@@ -265,31 +305,68 @@ def cluster_pullback(
     clusters: Clusters,
     species: Species = None,
 ) -> tuple[PyTree, Float[Array, "atoms 3"]]:
-    """(∂F/∂θ)ᵀ w and (∂F/∂x)ᵀ w in one pass over the pairs; the formulas are `pair_pullback`'s."""
+    """(∂F/∂θ)ᵀ w and (∂F/∂x)ᵀ w in one pass over the pairs; the formulas are `pair_pullback`'s.
+
+    Summed in integers, as the forces are, because that vectorises. How large the terms come is
+    found on some of the rows first.
+    """
     rows = _Rows(clusters, species)
-    x, w = rows.sorted(positions), rows.sorted(cotangent.astype(dtype))
+    edges, kind = box.astype(dtype), positions.dtype
+    coordinates, unit = rows.coordinates(positions, box, dtype)
+    largest = jnp.maximum(jnp.max(jnp.abs(cotangent)), jnp.finfo(dtype).tiny).astype(dtype)
+    w = rows.sorted(cotangent.astype(dtype) / largest)
     leaves, tree = jax.tree.flatten(params)
 
-    def block(near: Array, kind: Any, own: Array, own_w: Array) -> tuple[list[Any], list[Array]]:
-        d, s = rows.pairs(x, own, near, box, dtype)
-        dw = own_w - rows.there(w, near)
-        of_pair = rows.of_kinds(params, near, kind)
+    def terms(near: Array, of: Any, own: Array, own_w: Array, where: Array) -> _Terms:
+        """What each pair gives to the positions and to each leaf; for tables, to each kind."""
+        d, s = rows.separations(where, unit, own, near)
+        s = rows.separated(s, near, edges)
+        dw = [own_w[..., k] - rows.there(w[:, k], near) for k in range(3)]
+        g = d[0] * dw[0] + d[1] * dw[1] + d[2] * dw[2]
         # As large as the pairs, so that each has a cotangent of its own.
-        spread = jax.tree.map(lambda p: jnp.broadcast_to(p, s.shape), of_pair)
+        spread = jax.tree.map(
+            lambda p: jnp.broadcast_to(p, s.shape), rows.of_kinds(params, near, of)
+        )
         f, transpose = jax.vjp(force_factor, spread, s)
-        ct, s_bar = transpose(jnp.sum(d * dw, axis=-1) / 2)
+        ct, s_bar = transpose(g / 2)
         other = None if rows.kinds is None else rows.there(rows.kinds, near)
         split = [by_kind(c, p, other) for c, p in zip(jax.tree.leaves(ct), leaves, strict=True)]
-        parts = [f * dw[..., k] + 4 * s_bar * d[..., k] for k in range(3)]
-        sums = totals([*parts, *(term for terms in split for term in terms)], 2)
-        counts = np.cumsum([3] + [len(terms) for terms in split])
-        return [sums[a:b] for a, b in itertools.pairwise(counts)], sums[:3]
+        moved = [f * dw[k] + 4 * s_bar * d[k] for k in range(3)]
+        bound = 2 * jnp.abs(f) + 4 * clusters.plan.cutoff * jnp.abs(s_bar)
+        return _Terms([moved, *split], [bound, *map(jnp.abs, jax.tree.leaves(ct))])
 
-    each, parts = rows.each(block, x, w)
-    # Empty slots repeat an atom: only what is fetched back for an atom counts.
-    back = [
-        gathered([rows.atomwise(s) for s in sums], leaf, species)
-        for sums, leaf in zip(each, leaves, strict=True)
-    ]
-    moved = jnp.stack([rows.atomwise(part) for part in parts], axis=1)
-    return jax.tree.unflatten(tree, back), moved
+    apart = max(1, clusters.near.shape[0] // SAMPLE)
+
+    def peaks_of_some() -> Array:
+        near, some = clusters.near, slice(None, None, apart)
+        own = lambda x: rows.by_row(x)[some]  # noqa: E731
+        of = None if rows.kinds is None else own(rows.kinds)
+        found = terms(near[some], of, own(coordinates), own(w), coordinates)
+        return jnp.stack([jnp.max(bound) for bound in found.bounds])
+
+    def add(tops: Array, nothing: Array) -> tuple[PyTree, Array]:
+        where = coordinates + nothing.astype(coordinates.dtype)
+        grids = _grid(tops)
+
+        def block(near: Array, of: Any, own: Array, own_w: Array) -> tuple[PyTree, list[Array]]:
+            found = terms(near, of, own, own_w, where)
+            scaled = [x * (1 / grid) for xs, grid in zip(found.of, grids, strict=True) for x in xs]
+            sums, peaks = _summed([_words(x) for x in scaled], found.bounds)
+            return [_total(words, rows.room, kind) for words in sums], peaks
+
+        sums, peaks = rows.each(block, where, w)
+        kinds = (1 if rows.kinds is None or jnp.ndim(p) == 0 else jnp.shape(p)[1] for p in leaves)
+        counts = np.cumsum([0, 3, *kinds])
+        split = [
+            [rows.atomwise(x) * grid.astype(kind) for x in sums[a:b]]
+            for (a, b), grid in zip(itertools.pairwise(counts), grids, strict=True)
+        ]
+        # Empty slots repeat an atom: only what is fetched back for an atom counts.
+        back = [gathered(x, leaf, species) for x, leaf in zip(split[1:], leaves, strict=True)]
+        whole = jax.tree.unflatten(tree, back), jnp.stack(split[0], axis=1)
+        return whole, jnp.stack([jnp.max(peak) for peak in peaks])
+
+    tops = _power_above(peaks_of_some() * 2.0 ** (SLACK if apart > 1 else 0))
+    like = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), kind), params), jnp.zeros_like(positions)
+    back = _settled(add, tops, like, 2 * SPAN)
+    return jax.tree.map(lambda x: x * largest.astype(kind), back)

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -21,15 +20,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ._chosen import chosen, fetch
 from ._neighbours import GROWTH, SAFETY
 
 EIGHT = 3  # as a power of two
 TILE = 2**EIGHT  # atoms a tile
 ROW = 4  # atoms that share a list; with 8 the forces of a liquid took 12 to 20 % longer
+BLOCK = 1024  # rows at a time: what they fetch stays in the cache, and two threads find work
+EVEN = 16  # blocks have a multiple of these: 250 rows took twice as long as 256
+TILES = 512  # tiles at a time, when their neighbours are looked for
 LANES = 16  # slots of a list come in this many: whole vector registers
 # Of what is expected near a strip, a tile and a row: a liquid needs more than its lattice.
-SPARE = (1.3, 1.25, 1.15)
-WORD = 32  # bits
+SPARE = (1.3, 1.35, 1.15)
+FULLEST = 1.15  # the most tiles that a tile of an even fluid has near it, over the mean
 BITS = np.int32(2**31 - 1)  # a key beyond those of all atoms
 RAGGED = 3e-7  # of the box: what float32 may lose of an edge
 
@@ -65,6 +68,13 @@ class ClusterPlan:
         return TILE * math.prod(self.grid)
 
     @property
+    def blocks(self) -> tuple[int, int]:
+        """How many blocks of rows, and how many rows in each; the last rows are filler."""
+        rows = self.slots // ROW
+        count = -(-rows // BLOCK)
+        return count, -(-rows // (count * EVEN)) * EVEN
+
+    @property
     def room(self) -> tuple[int, int, int]:
         return self.strips, self.tiles, self.atoms
 
@@ -95,6 +105,12 @@ class Clusters(eqx.Module):
     def room(self) -> tuple[int, int, int]:
         """Strips near a strip, tiles near a tile, atoms near a row."""
         return self.plan.room
+
+    def with_room(self, room: tuple[int, ...]) -> Clusters:
+        """The structure with that room, for arrays of such shapes."""
+        strips, tiles, atoms = room
+        plan = dataclasses.replace(self.plan, strips=strips, tiles=tiles, atoms=atoms)
+        return dataclasses.replace(self, plan=plan)
 
     def updated(self, positions: Positions, box: Box) -> Clusters:
         """The structure after a move: as it was, or anew where an atom went half the skin."""
@@ -133,16 +149,18 @@ def make_clusters(
         box = jnp.asarray(edges, x.dtype)
         while True:
             made = _built_once(plan, x, box)
-            if not bool(made.overflowed):
-                return made
             needed = zip(SPARE, np.asarray(made.needed), strict=True)
-            plan = _roomier(plan, [math.ceil(spare * n) for spare, n in needed])
+            enough = _roomier(plan, [math.ceil(spare * n) for spare, n in needed])
+            if enough == plan:
+                return made
+            plan = enough
 
 
 def _guess(atoms: int, edges: np.ndarray, cutoff: float, skin: float) -> ClusterPlan:
     """Room for an even density, in whole steps: equal systems get equal shapes."""
     grid = _grid(atoms, edges)
     cell = edges / np.asarray(grid)
+    cell[0] *= TILE * math.prod(grid) / atoms  # slabs are full but for the last
     outer, spread = cutoff + skin, cell * (TILE - 1) / (TILE + 1)
     density = atoms / math.prod(edges)
     # A box of edges e widened by r on all sides, its corners round.
@@ -154,7 +172,7 @@ def _guess(atoms: int, edges: np.ndarray, cutoff: float, skin: float) -> Cluster
     )
     flat = 2 * cell[:2]
     strips = (flat[0] * flat[1] + 2 * outer * sum(flat) + math.pi * outer**2) / math.prod(cell[:2])
-    tiles = widened(2 * spread, outer) / math.prod(cell)
+    tiles = FULLEST * widened(2 * spread, outer) / math.prod(cell)
     near = density * widened(spread * 0.6, outer)
     plan = ClusterPlan(grid, 0, 0, 0, cutoff, skin)
     expected = zip(SPARE, (strips, tiles, near), strict=True)
@@ -189,11 +207,6 @@ def _roomier(plan: ClusterPlan, least: Sequence[int]) -> ClusterPlan:
     )
 
 
-def fetch(values: Array, index: Any) -> Array:
-    """values[index], all of it inside."""
-    return values.at[index].get(mode="promise_in_bounds")
-
-
 def fractions(positions: Array, box: Array) -> Int[Array, "atoms 3"]:
     """x/L in units of 2⁻³² that wrap around: differences are minimum images."""
     u = positions * (1 / box)
@@ -210,12 +223,16 @@ def _built(plan: ClusterPlan, positions: Array, box: Array) -> Clusters:
     keys = jnp.minimum(fractions(positions, box) ^ jnp.int32(-(2**31)), BITS - 1)
     order, place = _sorted(plan, keys)
     atoms = positions.shape[0]
-    slots = jnp.arange(plan.slots, dtype=jnp.int32)
+    # A constant: with an iota XLA fuses more than is good, and a rebuild takes twice as long.
+    slots = jnp.asarray(np.arange(plan.slots, dtype=np.int32))
     padded = jnp.pad(keys, ((0, plan.slots - atoms), (0, 0)), constant_values=BITS)[order]
     edges = box.astype(jnp.float32)
     strips, most_strips = _near_strips(plan, padded, atoms, edges)
     tiles, most_tiles = _near_tiles(plan, padded, atoms, edges, strips)
     near, most = _near_atoms(plan, padded, slots, atoms, edges, tiles)
+    filler = math.prod(plan.blocks) - near.shape[0]
+    if filler:
+        near = jnp.pad(near, ((0, filler), (0, 0)), constant_values=plan.slots)
     needed = jnp.stack([most_strips, most_tiles, most]).astype(jnp.int32)
     return Clusters(order, place, near, positions, needed, jnp.zeros((), jnp.int32), plan)
 
@@ -271,7 +288,7 @@ def _near_strips(plan: ClusterPlan, padded: Array, atoms: int, edges: Array) -> 
     boxes = _extents([of_strips(a).min(1) for a in low], [of_strips(a).max(1) for a in high])
     one = [(m[:, None], h[:, None]) for m, h in boxes]
     near = _gap(one, [(m[None], h[None]) for m, h in boxes], edges, (0, 1)) < plan.reach**2
-    return _chosen(near, plan.strips)
+    return chosen(near, plan.strips)
 
 
 def _near_tiles(
@@ -290,7 +307,7 @@ def _near_tiles(
     near = _gap(own, [(beside(m), beside(h)) for m, h in boxes], edges, (0, 1, 2)) < plan.reach**2
     real = beside(filled) & jnp.repeat(strips >= 0, runs, axis=1)[:, None]
     near = near & real & filled.reshape(-1, runs, 1)
-    found, most = _chosen(near.reshape(plan.columns * runs, -1), plan.tiles)
+    found, most = chosen(near.reshape(plan.columns * runs, -1), plan.tiles)
     strip = np.repeat(np.arange(plan.columns, dtype=np.int32), runs)[:, None]
     where = fetch(there, (strip, jnp.maximum(found, 0) // runs)) * runs + found % runs
     return jnp.where(found >= 0, where, -1), most
@@ -300,67 +317,46 @@ def _near_atoms(
     plan: ClusterPlan, padded: Array, slots: Array, atoms: int, edges: Array, tiles: Array
 ) -> tuple[Array, Array]:
     """(rows, room) slots within reach of each row, and the most there are."""
-    count, rows = tiles.shape[0], TILE // ROW
-    index = (jnp.maximum(tiles, 0)[:, :, None] * TILE + slots[:TILE]).reshape(count, -1)
-    absent = (index >= atoms) | jnp.repeat(tiles < 0, TILE, axis=1)
-    nearest = jnp.full((), jnp.inf, jnp.float32)
+    rows = TILE // ROW
     columns = [padded[:, k] for k in range(3)]
-    # Broadcast over a tile's rows: XLA would otherwise fetch them anew for every pair.
-    there = [fetch(column, index)[:, None] for column in columns]
-    far = jnp.where(absent, jnp.float32(jnp.inf), jnp.float32(0))[:, None]
     # An empty slot stands where the first of its tile is.
     own = [jnp.where(slots < atoms, c, jnp.repeat(c[::TILE], TILE)) for c in columns]
-    for i in range(ROW):
-        s = far
-        for k in range(3):
-            x = own[k].reshape(count, rows, ROW, 1)[:, :, i]
-            s = s + jnp.square((x - there[k]).astype(jnp.float32) * (edges[k] * 2.0**-32))
-        nearest = jnp.minimum(nearest, s)
-    found, most = _chosen((nearest < plan.reach**2).reshape(count * rows, -1), plan.atoms)
-    row = np.repeat(np.arange(count, dtype=np.int32), rows)[:, None]
-    tile = fetch(tiles, (row, jnp.maximum(found, 0) >> EIGHT))
-    return jnp.where(found >= 0, (tile << EIGHT) + (found & (TILE - 1)), plan.slots), most
+
+    def of_some(tiles: Array, *own: Array) -> tuple[Array, Array]:
+        count = tiles.shape[0]
+        index = (jnp.maximum(tiles, 0)[:, :, None] * TILE + slots[:TILE]).reshape(count, -1)
+        absent = (index >= atoms) | jnp.repeat(tiles < 0, TILE, axis=1)
+        nearest = jnp.full((), jnp.inf, jnp.float32)
+        # Broadcast over a tile's rows: XLA would otherwise fetch them anew for every pair.
+        there = [fetch(column, index)[:, None] for column in columns]
+        far = jnp.where(absent, jnp.float32(jnp.inf), jnp.float32(0))[:, None]
+        for i in range(ROW):
+            s = far
+            for k in range(3):
+                x = own[k].reshape(count, rows, ROW, 1)[:, :, i]
+                s = s + jnp.square((x - there[k]).astype(jnp.float32) * (edges[k] * 2.0**-32))
+            nearest = jnp.minimum(nearest, s)
+        found, most = chosen((nearest < plan.reach**2).reshape(count * rows, -1), plan.atoms)
+        row = np.repeat(np.arange(count, dtype=np.int32), rows)[:, None]
+        tile = fetch(tiles, (row, jnp.maximum(found, 0) >> EIGHT))
+        return jnp.where(found >= 0, (tile << EIGHT) + (found & (TILE - 1)), plan.slots), most
+
+    near, most = _by_blocks(of_some, tiles, *(x.reshape(-1, TILE) for x in own))
+    return near[: tiles.shape[0] * rows], most
 
 
-def _chosen(mask: Array, room: int) -> tuple[Array, Array]:
-    """(rows, room) positions of what is true in each row, -1 as filler, and the most in one row.
-
-    By bits: a running sum over words tells the word of the n-th that is set, and a table its place
-    in the byte. Scattering or sorting single entries took longer.
-    """
-    rows, width = mask.shape
-    padded = jnp.pad(mask, ((0, 0), (0, -width % WORD))).reshape(rows, -1, WORD)
-    bits = jnp.uint32(1) << jnp.arange(WORD, dtype=jnp.uint32)
-    words = jnp.sum(jnp.where(padded, bits, jnp.uint32(0)), axis=2, dtype=jnp.uint32)
-    ends = jnp.cumsum(_count(words), axis=1, dtype=jnp.int32)
-    rank = jnp.arange(room, dtype=jnp.int32)
-    which = jnp.sum((ends[:, None, :] <= rank[:, None]).astype(jnp.int32), axis=2, dtype=jnp.int32)
-    which = jnp.minimum(which, ends.shape[1] - 1)
-    row = np.arange(rows, dtype=np.int32)[:, None]
-    word = fetch(words, (row, which))
-    nth = rank - (fetch(ends, (row, which)) - _count(word))
-    byte, passed = jnp.zeros_like(nth), jnp.zeros_like(nth)
-    for end in (8, 16, 24):
-        below = _count(word & jnp.uint32(2**end - 1))
-        byte = jnp.where(nth >= below, end, byte)
-        passed = jnp.where(nth >= below, below, passed)
-    part = ((word >> byte.astype(jnp.uint32)) & jnp.uint32(0xFF)).astype(jnp.int32)
-    index = part * 8 + jnp.clip(nth - passed, 0, 7)
-    place = which * WORD + byte + fetch(jnp.asarray(_PLACES), index)
-    return jnp.where(rank < ends[:, -1:], place, -1), jnp.max(ends[:, -1])
-
-
-def _count(words: Array) -> Array:
-    return jax.lax.population_count(words).astype(jnp.int32)
-
-
-def _places() -> np.ndarray:
-    """Which bit of a byte is the n-th that is set, (256 * 8,)."""
-    places = np.zeros((256, 8), np.int32)
-    for byte in range(256):
-        bits = [bit for bit in range(8) if byte >> bit & 1]
-        places[byte, : len(bits)] = bits
-    return places.reshape(-1)
-
-
-_PLACES = _places()
+def _by_blocks(
+    fn: Callable[..., tuple[Array, Array]], tiles: Array, *others: Array
+) -> tuple[Array, Array]:
+    """`fn` of some tiles at a time, so that what it looks at stays in the cache: its rows one after
+    the other, and the largest of its second results. Tiles that fill up have nothing near."""
+    blocks = -(-tiles.shape[0] // TILES)
+    if blocks == 1:
+        return fn(tiles, *others)
+    more = -tiles.shape[0] % blocks
+    filled = [
+        jnp.pad(x, ((0, more), (0, 0)), constant_values=-1).reshape(blocks, -1, x.shape[1])
+        for x in (tiles, *others)
+    ]
+    near, most = jax.lax.map(lambda some: fn(*some), tuple(filled))
+    return near.reshape(-1, near.shape[-1]), jnp.max(most)

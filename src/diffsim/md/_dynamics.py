@@ -14,9 +14,11 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError, SimulationError
 from .._simulation import RESULTS, AbstractSimulation
+from ._clusters import Clusters
+from ._neighbours import Neighbours
+from ._observable import AbstractObservable
 from ._potential import AbstractPotential, Thermo
-from ._rdf import RadialDistribution
-from ._state import State, kinetic_energy
+from ._state import Barostat, State, kinetic_energy
 from ._structures import maxwell_velocities
 from ._units import UnitSystem, unit_system
 
@@ -24,6 +26,11 @@ OBSERVABLE_QUANTITIES = {
     "potential_energy": "energy",
     "kinetic_energy": "energy",
     "total_energy": "energy",
+    "conserved_energy": "energy",
+    "residual_enthalpy": "energy",
+    "volume": "volume",
+    "box": "length",
+    "density": "density",
     "residual_energy": "energy",
     "temperature": "temperature",
     "pressure": "pressure",
@@ -52,7 +59,7 @@ class AbstractDynamics(AbstractSimulation):
     potential: eqx.AbstractVar[AbstractPotential]
     dt: eqx.AbstractVar[float]
     unit_system: eqx.AbstractVar[UnitSystem]
-    extra: eqx.AbstractVar[tuple[RadialDistribution, ...]]
+    extra: eqx.AbstractVar[tuple[AbstractObservable, ...]]
 
     def time_step(self) -> float | None:
         return self.dt
@@ -62,7 +69,7 @@ class AbstractDynamics(AbstractSimulation):
 
     def units(self) -> dict[str, str]:
         names = {k: self.unit_system.unit_of(q) for k, q in OBSERVABLE_QUANTITIES.items()}
-        names |= {o.name: o.unit for o in self.extra}
+        names |= {o.name: o.unit_in(self.unit_system) for o in self.extra}
         names |= {
             k: self.unit_system.unit_of(q) for k, q in self.potential.parameter_units().items()
         }
@@ -71,7 +78,7 @@ class AbstractDynamics(AbstractSimulation):
     def condition_units(self) -> dict[str, str]:
         """The units that `init` expects of its conditions."""
         kinds = {"positions": "length", "box": "length", "temperature": "temperature"}
-        kinds |= {"masses": "mass", "velocities": "velocity"}
+        kinds |= {"masses": "mass", "velocities": "velocity", "pressure": "pressure"}
         return {k: self.unit_system.unit_of(q) for k, q in kinds.items()}
 
     def check(self, params: PyTree, *, box: Any, positions: Any, **conditions: Any) -> None:
@@ -83,7 +90,7 @@ class AbstractDynamics(AbstractSimulation):
         for key in ("temperature", "masses"):
             if conditions.get(key) is not None and np.any(np.asarray(conditions[key]) <= 0):
                 raise ConfigError("must be positive", key=key)
-        _check_overlap(np.asarray(positions), np.asarray(box))
+        check_overlap(np.asarray(positions), np.asarray(box))
 
     def _start(
         self,
@@ -115,10 +122,11 @@ class AbstractDynamics(AbstractSimulation):
                 raise ConfigError("give velocities or a temperature", key="velocities")
             kT = jnp.asarray(temperature, positions.dtype) * self.unit_system.boltzmann
             velocities = maxwell_velocities(key, masses, kT).astype(positions.dtype)
+        velocities = jnp.asarray(velocities, positions.dtype)
         neighbours = self.potential.allocate(params, positions, box)
         return State(
             positions=positions,
-            velocities=jnp.asarray(velocities, positions.dtype),
+            velocities=velocities,
             forces=self.potential.forces(params, positions, box, neighbours),
             masses=masses,
             box=box,
@@ -151,12 +159,21 @@ class AbstractDynamics(AbstractSimulation):
         return self.potential.thermo(*arguments, features=state.features)
 
     def _observe(
-        self, params: PyTree, state: State, temperature: Array, kinetic: Array, thermal: Array
+        self,
+        params: PyTree,
+        state: State,
+        temperature: Array,
+        kinetic: Array,
+        thermal: Array,
+        held: Any = 0.0,
     ) -> dict[str, Array]:
-        """`thermal`: N kT of the ideal-gas part of the pressure."""
+        """`thermal`: N kT of the ideal-gas part of the pressure; `held`: the virial of what holds
+        rigid distances."""
         units = self.unit_system
         thermo = self._thermo(params, state)
-        pressure = (thermal + thermo.virial / 3) / jnp.prod(state.box) * units.pressure_factor
+        pressure = (
+            (thermal + (thermo.virial + held) / 3) / jnp.prod(state.box) * units.pressure_factor
+        )
         observed = {
             "potential_energy": thermo.energy,
             "residual_energy": thermo.energy / state.atoms,
@@ -177,12 +194,27 @@ class AbstractDynamics(AbstractSimulation):
         finite = jnp.isfinite(fastest + jnp.sum(state.positions))
         moving = RESULTS.where(fastest <= limit, RESULTS.successful, RESULTS.unstable)
         result = RESULTS.where(finite, moving, RESULTS.nonfinite)
+        if reach is not None and isinstance(state.bath, Barostat):
+            small = jnp.min(state.box) < 2 * reach
+            result = RESULTS.where(small, RESULTS.box_too_small, result)
         overflow = self.potential.overflowed(state.neighbours)
         return RESULTS.where(overflow, RESULTS.neighbour_overflow, result)
 
     def choices(self, state: State) -> dict[str, str]:
         path = self.potential.path_taken(state.neighbours)
         return {} if path is None else {"pairs": path}
+
+    def room(self, state: State) -> tuple[int, ...]:
+        return sum((tuple(each.room) for each in _structures(state)), ())
+
+    def with_room(self, state: State, room: tuple[int, ...]) -> State:
+        left = list(room)
+        for old in _structures(state):
+            own, left = left[: len(old.room)], left[len(old.room) :]
+            new = old.with_room(tuple(own))
+            put = lambda x, old=old, new=new: new if x is old else x  # noqa: E731
+            state = jax.tree.map(put, state, is_leaf=_is_structure)
+        return state
 
     def enlarge(self, params: PyTree, state: State) -> State:
         old = state.neighbours
@@ -195,7 +227,17 @@ class AbstractDynamics(AbstractSimulation):
         return eqx.tree_at(lambda s: (s.neighbours, s.forces), state, (neighbours, forces))
 
 
-def _check_overlap(positions: np.ndarray, box: np.ndarray) -> None:
+def _is_structure(x: Any) -> bool:
+    return isinstance(x, (Neighbours, Clusters))
+
+
+def _structures(state: State) -> list[Any]:
+    """The neighbour structures in a state, in order."""
+    leaves = jax.tree.leaves(state.neighbours, is_leaf=_is_structure)
+    return [x for x in leaves if _is_structure(x)]
+
+
+def check_overlap(positions: np.ndarray, box: np.ndarray) -> None:
     """Atoms at one place drop their pair in silence: refuse them; (..., atoms, 3) and (..., 3)."""
     from scipy.spatial import KDTree
 

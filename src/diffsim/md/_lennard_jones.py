@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
 from .._errors import ConfigError
-from ._force_rule import forces_with_pullback
-from ._pair_engines import (
-    PATHS,
-    PRECISIONS,
-    PairEngine,
-    Path,
-    Precision,
-    Structure,
-    allocate_pairs,
-    path_of,
-)
-from ._potential import AbstractPotential, Box, Positions, Thermo, Vectors
-from ._species import check_tables
-
-TRUNCATIONS = ("cut", "shift", "force_shift", "switch")
+from ._exclusions import Exclusions
+from ._pair_engines import Path, Precision
+from ._pair_potential import AbstractPairPotential, Truncation, kinds_of
+from ._potential import Box, Positions, Thermo
+from ._species import Mixing, check_mixing, check_tables, mixed
 
 
-def _kinds(species: Any) -> Array | None:
-    """The kind of each atom, as 32-bit integers."""
-    return None if species is None else jnp.asarray(species, jnp.int32)
-
-
-class LennardJones(AbstractPotential):
+class LennardJones(AbstractPairPotential):
     """φ(r) = 4ε[(σ/r)¹² - (σ/r)⁶] up to a cutoff, in a periodic box, minimum image.
 
     params: `{"epsilon": ε [energy], "sigma": σ [length]}`, scalars. positions: (atoms, 3), box:
@@ -61,8 +45,10 @@ class LennardJones(AbstractPotential):
     `precision` of the pairs: "state", that of the positions; "float64"; "mixed", float32 with sums
     and states at the precision of the positions; "float32", which rounds the sums as well.
 
-    `species`: the kind of each atom, (atoms,) integers from 0; `epsilon` and `sigma` may then be
-    symmetric tables (kinds, kinds), one entry for each pair of kinds.
+    `species`: the kind of each atom, (atoms,) integers from 0. `epsilon` and `sigma` may then be
+    symmetric tables (kinds, kinds), each pair of kinds free, or one number a kind (kinds,), which
+    `mixing` combines: "lorentz_berthelot" σ_ab = (σ_a + σ_b)/2, ε_ab = √(ε_a ε_b), or "geometric"
+    for both. `exclusions`: pairs of a molecule that do not interact, or in part (`exclusions()`).
 
     Derivatives in ε, σ and positions are finite everywhere, at r = 0 and at the cutoff too.
     Source: Allen & Tildesley, Computer Simulation of Liquids, 2nd ed. (2017),
@@ -70,87 +56,44 @@ class LennardJones(AbstractPotential):
     """
 
     cutoff: float = eqx.field(static=True, converter=float)
-    truncation: Literal["cut", "shift", "force_shift", "switch"] = eqx.field(
-        static=True, default="cut"
-    )
+    truncation: Truncation = eqx.field(static=True, default="cut")
     tail: bool = eqx.field(static=True, default=False)
     onset: float | None = eqx.field(static=True, default=None, kw_only=True)
     precision: Precision = eqx.field(static=True, default="state", kw_only=True)
     path: Path = eqx.field(static=True, default="auto", kw_only=True)
     skin: float | None = eqx.field(static=True, default=None, kw_only=True)
-    species: Int[Array, " atoms"] | None = eqx.field(default=None, kw_only=True, converter=_kinds)
+    species: Int[Array, " atoms"] | None = eqx.field(default=None, kw_only=True, converter=kinds_of)
+    exclusions: Exclusions | None = eqx.field(default=None, kw_only=True)
+    mixing: Mixing = eqx.field(static=True, default="lorentz_berthelot", kw_only=True)
 
     def __check_init__(self):
-        if not (math.isfinite(self.cutoff) and self.cutoff > 0):
-            raise ConfigError("must be positive and finite", key="cutoff", value=self.cutoff)
-        tables = (("truncation", TRUNCATIONS), ("precision", PRECISIONS), ("path", PATHS))
-        for key, allowed in tables:
-            if getattr(self, key) not in allowed:
-                raise ConfigError(
-                    f"unknown {key}", key=key, value=getattr(self, key), allowed=allowed
-                )
-        if self.onset is not None and not 0 < self.onset < self.cutoff:
-            raise ConfigError(
-                "must lie between 0 and the cutoff, below it",
-                key="onset",
-                value=self.onset,
-                suggestion=f"{0.8 * self.cutoff:g}",
-            )
-        if self.skin is not None and not (math.isfinite(self.skin) and self.skin > 0):
-            raise ConfigError("must be a positive length", key="skin", value=self.skin)
-        if self.tail and self.truncation == "force_shift":
-            raise ConfigError(
-                "a force-shifted potential has no tail correction: its energies differ from the "
-                "full potential's inside the cutoff too",
-                key="tail",
-                allowed="tail=False, or truncation cut, shift or switch",
-            )
-
-    @property
-    def reach(self) -> float:
-        return self.cutoff
-
-    @property
-    def noise_dtype(self) -> Any:
-        return jnp.float32 if self.precision in ("mixed", "float32") else None
+        check_mixing(self.mixing)
 
     def parameter_units(self) -> dict[str, str]:
         return {"epsilon": "energy", "sigma": "length"}
+
+    def tables(self, params: PyTree) -> PyTree:
+        return {
+            "epsilon": mixed(params["epsilon"], "geometric"),
+            "sigma": mixed(params["sigma"], self.mixing),
+        }
+
+    def force_scale(self, params: PyTree) -> Array:
+        return jnp.max(jnp.asarray(params["epsilon"] / params["sigma"]))
 
     def check(self, params: PyTree, box: Any) -> None:
         if set(params) != {"epsilon", "sigma"}:
             raise ConfigError("needs the parameters epsilon and sigma", value=sorted(params))
         for name in ("epsilon", "sigma"):
-            if not np.all(np.isfinite(params[name])) or np.any(np.asarray(params[name]) <= 0):
-                raise ConfigError("must be positive", key=name, value=float(np.min(params[name])))
+            values = np.asarray(params[name])
+            # of several kinds, some may not interact
+            low = values < 0 if name == "epsilon" and values.ndim else values <= 0
+            if not np.all(np.isfinite(values)) or np.any(low):
+                raise ConfigError("must be positive", key=name, value=float(np.min(values)))
         check_tables(params, self.species)
-        half = float(np.min(box)) / 2
-        if not math.isfinite(half) or half <= 0:
-            raise ConfigError(
-                "must be positive edge lengths", key="box", value=np.asarray(box).tolist()
-            )
-        if self.cutoff > half * (1 + 1e-12):
-            raise ConfigError(
-                f"is over half the box ({half:.6g})",
-                key="cutoff",
-                value=self.cutoff,
-                suggestion=f"{math.floor(half * 1e3) / 1e3:g}",
-            )
+        self.check_box(box)
 
     # Radial functions of s = r²; every one vanishes beyond the cutoff.
-
-    def _inside(self, s: Array) -> tuple[Array, Array]:
-        reach = jnp.asarray(self.cutoff**2, s.dtype)
-        return s < reach, jnp.minimum(s, reach)
-
-    def _switch(self, s: Array) -> tuple[Array, Array]:
-        """S and dS/ds."""
-        c, o = self.cutoff**2, self._onset() ** 2
-        x = jnp.clip((s - o) / (c - o), 0, 1)
-        return 1 - x**3 * (10 - 15 * x + 6 * x * x), -30 * (x * (1 - x)) ** 2 / (c - o)
-
-    def _onset(self) -> float:
-        return self.onset if self.onset is not None else 0.8 * self.cutoff
 
     def _at_cutoff(self, params: PyTree) -> Array:
         """dφ/dr at the cutoff."""
@@ -158,8 +101,7 @@ class LennardJones(AbstractPotential):
         return -24 * params["epsilon"] * (2 * s6 * s6 - s6) / self.cutoff
 
     def force_factor(self, params: PyTree, s: Array) -> Array:
-        """f(s) = -φ'(r)/r, so that the force on i from j is f (x_i - x_j)."""
-        inside, s = self._inside(s)
+        inside, s = self.inside(s)
         inverse = 1 / s
         s6 = params["sigma"] * params["sigma"] * inverse
         s6 = s6 * s6 * s6
@@ -167,7 +109,7 @@ class LennardJones(AbstractPotential):
         if self.truncation == "force_shift":
             factor = factor + self._at_cutoff(params) * jax.lax.rsqrt(s)
         if self.truncation == "switch":
-            value, slope = self._switch(s)
+            value, slope = self.switch(s)
             factor = factor * value - 8 * params["epsilon"] * (s6 * s6 - s6) * slope
         return jnp.where(inside, factor, 0)
 
@@ -176,7 +118,7 @@ class LennardJones(AbstractPotential):
         return self._power(6, s), self._power(3, s)
 
     def _power(self, p: int, s: Array) -> Thermo:
-        inside, s = self._inside(s)
+        inside, s = self.inside(s)
         plain, at = s**-p, self.cutoff ** (-2 * p)
         energy = driving = plain - at
         virial = 2 * p * plain
@@ -187,14 +129,15 @@ class LennardJones(AbstractPotential):
             energy = driving = driving - (r - self.cutoff) * slope
             virial = virial + r * slope
         if self.truncation == "switch":
-            value, slope = self._switch(s)
+            value, slope = self.switch(s)
             energy = driving = plain * value
             virial = virial * value - 2 * s * plain * slope
         return Thermo(*(jnp.where(inside, x, 0) for x in (energy, driving, virial)))
 
     def tail_correction(self, params: PyTree, atoms: int, box: Box) -> tuple[Array, Array]:
-        """U_tail and W_tail of a uniform fluid beyond the cutoff, g(r) = 1."""
-        epsilon, sigma, share = self._shares(params)
+        params = self.tables(jax.tree.map(jnp.asarray, params))
+        epsilon, sigma = jnp.broadcast_arrays(params["epsilon"], params["sigma"])
+        share = self.shares(epsilon)
         density = atoms / jnp.prod(box)
         s3 = (sigma / self.cutoff) ** 3
         prefactor = math.pi * atoms * density * epsilon * sigma**3
@@ -216,119 +159,20 @@ class LennardJones(AbstractPotential):
             virial = virial + 2 * math.pi * atoms * density * jnp.sum(w * r**2 * missing.virial)
         return energy, virial
 
-    def _shares(self, params: PyTree) -> tuple[Array, Array, Array]:
-        """ε and σ of each pair of kinds, and their share of all pairs of atoms."""
-        epsilon, sigma = jnp.broadcast_arrays(params["epsilon"], params["sigma"])
-        if self.species is None or epsilon.ndim == 0:
-            return epsilon, sigma, jnp.ones((), epsilon.dtype)
-        same = self.species[:, None] == jnp.arange(len(epsilon))
-        parts = jnp.mean(same.astype(epsilon.dtype), axis=0)
-        return epsilon, sigma, parts[:, None] * parts
-
     # Sums over a configuration.
 
-    def _law(self) -> LennardJones:
-        """The functions of a pair alone, without the atoms' kinds."""
-        return eqx.tree_at(lambda p: p.species, self, None, is_leaf=lambda x: x is None)
-
-    def _engine(self, positions: Positions, box: Box, neighbours: Structure) -> PairEngine:
-        positions = jnp.asarray(positions)
-        box = jnp.asarray(box, positions.dtype)
-        return PairEngine(positions, box, neighbours, self.species, self.precision)
-
     def features(self, positions: Positions, box: Box, neighbours: Any = None) -> PyTree:
-        if self.species is not None:  # one sum for all pairs does not tell those of each kind
-            return None
-        return self._engine(positions, box, neighbours).sums(lambda _, s: self._powers(s), {})
+        if self.species is not None or self.exclusions is not None:
+            return None  # one sum for all pairs does not tell those of each kind
+        engine = self._engine(positions, box, self._rest(neighbours))
+        return engine.sums(lambda _, s: self._powers(s), {})
 
-    def thermo(
-        self,
-        params: PyTree,
-        positions: Positions,
-        box: Box,
-        neighbours: Any = None,
-        features: PyTree = None,
-    ) -> Thermo:
-        dtype = jnp.asarray(positions).dtype
-        params = {k: jnp.asarray(v, dtype) for k, v in params.items()}
-        if features is not None:
-            sums = _combined(params, features)
-        else:  # combined pair by pair: the two sums nearly cancel, which float32 would feel
-            law = self._law()
-            radial = lambda p, s: _combined(p, law._powers(s))  # noqa: E731
-            sums = self._engine(positions, box, neighbours).sums(radial, params)
-        if not self.tail:
-            return sums
-        box = jnp.asarray(box, dtype)
-        energy, virial = self.tail_correction(params, jnp.shape(positions)[0], box)
-        return Thermo(sums.energy + energy, sums.driving, sums.virial + virial)
+    def of_features(self, params: PyTree, features: PyTree) -> Thermo:
+        return _combined(params, features)
 
-    def energy(
-        self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
-    ) -> Array:
-        return self.thermo(params, positions, box, neighbours).energy
-
-    def driving_energy(
-        self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
-    ) -> Array:
-        return self.thermo(params, positions, box, neighbours).driving
-
-    def virial(
-        self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
-    ) -> Array:
-        return self.thermo(params, positions, box, neighbours).virial
-
-    def forces(
-        self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
-    ) -> Vectors:
-        positions = jnp.asarray(positions)
-        box, law = jnp.asarray(box, positions.dtype), self._law()
-        rest = neighbours, self.species
-        return forces_with_pullback(law._forces, law._pullback, params, positions, box, rest)
-
-    def _forces(self, params: PyTree, positions: Array, box: Array, rest: Any) -> Array:
-        scale = jnp.max(jnp.asarray(params["epsilon"] / params["sigma"]))
-        engine = PairEngine(positions, box, rest[0], rest[1], self.precision)
-        return engine.forces(self.force_factor, params, scale)
-
-    def _pullback(
-        self, params: PyTree, positions: Array, box: Array, rest: Any, w: Array
-    ) -> tuple[PyTree, Array]:
-        engine = PairEngine(positions, box, rest[0], rest[1], self.precision)
-        return engine.pullback(self.force_factor, params, w)
-
-    def pullback(
-        self,
-        params: PyTree,
-        positions: Positions,
-        box: Box,
-        cotangent: Vectors,
-        neighbours: Any = None,
-    ) -> tuple[PyTree, Vectors]:
-        positions = jnp.asarray(positions)
-        box, rest = jnp.asarray(box, positions.dtype), (neighbours, self.species)
-        return self._law()._pullback(params, positions, box, rest, cotangent)
-
-    # The choice of path.
-
-    @property
-    def allocates(self) -> bool:
-        return self.path != "dense"
-
-    def allocate(self, params: PyTree, positions: Positions, box: Box, previous: Any = None) -> Any:
-        if any(isinstance(x, Tracer) for x in (positions, box)):
-            return None
-        skin = self.skin if self.skin is not None else 0.16 * self.cutoff
-        return allocate_pairs(self.path, positions, box, self.cutoff, skin, previous)
-
-    def path_taken(self, neighbours: Any) -> str:
-        return path_of(neighbours)
-
-    def update(self, neighbours: Any, positions: Positions, box: Box) -> Any:
-        return None if neighbours is None else neighbours.updated(positions, box)
-
-    def overflowed(self, neighbours: Any) -> Array:
-        return jnp.asarray(False) if neighbours is None else neighbours.overflowed
+    def pair_thermo(self, params: PyTree, s: Array) -> Thermo:
+        # combined pair by pair: the two sums nearly cancel, which float32 would feel
+        return _combined(params, self._powers(s))
 
 
 def _combined(params: PyTree, features: tuple[Thermo, Thermo]) -> Thermo:

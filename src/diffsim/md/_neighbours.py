@@ -50,6 +50,14 @@ class Neighbours(eqx.Module):
         """Slots of the list (an atom's, if it is dense), and of each cell."""
         return self.list.max_occupancy, _cell_room(self.list)
 
+    def with_room(self, room: tuple[int, ...]) -> Neighbours:
+        """The structure of a list with that room, for arrays of such shapes."""
+        slots, cell = room
+        made = self.list.set(max_occupancy=slots)
+        if _cell_room(made):
+            made = made.set(cell_list_capacity=cell)
+        return Neighbours(made, self.rebuilds)
+
     def updated(self, positions: Positions, box: Box) -> Neighbours:
         """The list after a move: as it was, or built anew where an atom went half the skin."""
         with mixed_integers():

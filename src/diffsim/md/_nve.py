@@ -10,14 +10,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
-from .._simulation import AbstractReversible, need_64_bit_integers
+from .._simulation import AbstractReversible
+from ._changing_box import at_last
+from ._constraints import Constraints, held_virial, snapped, unstretched
 from ._dynamics import AbstractDynamics, checked_dt
+from ._exact import RESOLUTION, check_exact, grid, off_grid
+from ._observable import AbstractObservable
 from ._potential import AbstractPotential
-from ._rdf import RadialDistribution
 from ._state import State, kinetic_energy
 from ._units import UnitSystem, unit_system
-
-RESOLUTION = 2.0**-40  # of a position or velocity in its unit: a range of ±8e6 in 64 bits
 
 
 class ExactState(eqx.Module):
@@ -36,24 +37,26 @@ class NVE(AbstractDynamics, AbstractReversible):
     p²/2 + ω²q²(1 - ω²h²/4)/2 exactly, and is unstable for ωh > 2.
 
     **Arguments:** `potential`; `dt`, the step h in the system's time; `units`, "lj", "metal",
-    "real" or "gromacs"; `extra`, further observables. `init` and observables: see
-    `AbstractDynamics`.
+    "real" or "gromacs"; `extra`, further observables; `constraints`, distances that stay as they
+    are (RATTLE). `init` and observables: see `AbstractDynamics`.
     """
 
     potential: AbstractPotential
     dt: float = eqx.field(static=True, converter=checked_dt)
     unit_system: UnitSystem = eqx.field(static=True)
-    extra: tuple[RadialDistribution, ...] = ()
+    extra: tuple[AbstractObservable, ...] = ()
+    constraints: Constraints | None = None
 
     def __init__(
         self,
         potential: AbstractPotential,
         dt: float,
         units: str | UnitSystem = "lj",
-        extra: tuple[RadialDistribution, ...] = (),
+        extra: tuple[AbstractObservable, ...] = (),
+        constraints: Constraints | None = None,
     ):
         self.potential, self.dt, self.extra = potential, checked_dt(dt), tuple(extra)
-        self.unit_system = unit_system(units)
+        self.unit_system, self.constraints = unit_system(units), constraints
 
     def init(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -66,54 +69,63 @@ class NVE(AbstractDynamics, AbstractReversible):
         temperature: Any = None,
         velocities: Any = None,
     ) -> State:
-        return self._start(params, key, positions, box, masses, temperature, velocities)
+        rigid, x = self.constraints, snapped(self.constraints, positions, masses, box)
+        start = self._start(params, key, x, box, masses, temperature, velocities)
+        return unstretched(rigid, start)
 
     def continue_from(self, params: PyTree, state: State) -> State:
         """A state of another ensemble (from equilibration, say) as a start, its centre at rest."""
         masses = state.masses[:, None]
         drift = jnp.sum(masses * state.velocities, axis=0) / jnp.sum(masses)
-        moved = _with(
-            state, state.positions, state.velocities - drift, state.forces, state.neighbours, 0
-        )
+        neighbours = at_last(state.neighbours)
+        moved = _with(state, state.positions, state.velocities - drift, state.forces, neighbours, 0)
         return self.prepare(params, moved)
 
     def with_time_step(self, dt: float) -> NVE:
         """The same simulation with another time step."""
-        return NVE(self.potential, dt, self.unit_system, self.extra)
+        return NVE(self.potential, dt, self.unit_system, self.extra, self.constraints)
 
     def step(self, params: PyTree, state: State) -> State:
-        half = 0.5 * self.dt / state.masses[:, None]
-        velocities = state.velocities + half * state.forces
-        positions = state.positions + self.dt * velocities
-        forces, neighbours = self.moved(params, state, positions)
-        return _with(state, positions, velocities + half * forces, forces, neighbours, 1)
+        return self._moved(params, state, 1)
 
     def unstep(self, params: PyTree, state: State) -> State:
-        half = 0.5 * self.dt / state.masses[:, None]
-        velocities = state.velocities - half * state.forces
-        positions = state.positions - self.dt * velocities
+        return self._moved(params, state, -1)
+
+    def _moved(self, params: PyTree, state: State, direction: int) -> State:
+        h, rigid = direction * self.dt, self.constraints
+        half = 0.5 * h / state.masses[:, None]
+        velocities = state.velocities + half * state.forces
+        positions = state.positions + h * velocities
+        if rigid is not None:
+            held = rigid.positions(state.positions, positions, state.masses, state.box)
+            velocities, positions = velocities + (held - positions) / h, held
         forces, neighbours = self.moved(params, state, positions)
-        return _with(state, positions, velocities - half * forces, forces, neighbours, -1)
+        velocities = velocities + half * forces
+        if rigid is not None:
+            velocities = rigid.velocities(positions, velocities, state.masses, state.box)
+        return _with(state, positions, velocities, forces, neighbours, direction)
 
     def observe(self, params: PyTree, state: State) -> dict[str, Array]:
         kinetic = kinetic_energy(state)
-        # zero total momentum takes three degrees of freedom
-        kT = 2 * kinetic / max(3 * state.atoms - 3, 1)
+        # zero total momentum takes three degrees of freedom, and each rigid distance one
+        taken = 3 if self.constraints is None else 3 + self.constraints.count
+        kT = 2 * kinetic / max(3 * state.atoms - taken, 1)
         temperature = kT / self.unit_system.boltzmann
-        return self._observe(params, state, temperature, kinetic, 2 * kinetic / 3)
+        held = held_virial(self.constraints, state)
+        return self._observe(params, state, temperature, kinetic, 2 * kinetic / 3, held)
 
     def to_exact(self, params: PyTree, state: State, steps: int) -> ExactState:
         del steps
-        need_64_bit_integers()
-        if not self.potential.repeatable:
+        check_exact(self.potential.repeatable)
+        if self.constraints is not None:
             raise ConfigError(
-                "Reversible needs forces that do not depend on the order of a neighbour list, and "
-                "those of this potential do",
+                "does not run rigid distances backwards to the bit",
                 key="adjoint",
-                allowed="RecursiveCheckpoint, or the energy function without neighbour list",
+                value="Reversible",
+                allowed="RecursiveCheckpoint",
             )
-        positions, velocities = _grid(state.positions), _grid(state.velocities)
-        x = jax.lax.optimization_barrier(_off_grid(positions, state.positions.dtype))
+        positions, velocities = grid(state.positions), grid(state.velocities)
+        x = jax.lax.optimization_barrier(off_grid(positions, state.positions.dtype))
         forces, neighbours = self.moved(params, state, x)
         rest = _with(state, x, state.velocities, forces, neighbours, 0)
         return ExactState(positions, velocities, rest)
@@ -128,7 +140,7 @@ class NVE(AbstractDynamics, AbstractReversible):
         return eqx.tree_at(
             lambda s: (s.positions, s.velocities),
             exact.rest,
-            (_off_grid(exact.positions, dtype), _off_grid(exact.velocities, dtype)),
+            (off_grid(exact.positions, dtype), off_grid(exact.velocities, dtype)),
         )
 
     def exact_step(self, params: PyTree, exact: ExactState) -> ExactState:
@@ -142,24 +154,15 @@ class NVE(AbstractDynamics, AbstractReversible):
         change."""
         rest = exact.rest
         half = 0.5 * self.dt / rest.masses[:, None]
-        velocities = exact.velocities + direction * _grid(half * rest.forces)
-        positions = exact.positions + direction * _grid(self.dt * (velocities * RESOLUTION))
+        velocities = exact.velocities + direction * grid(half * rest.forces)
+        positions = exact.positions + direction * grid(self.dt * (velocities * RESOLUTION))
         # Barriers on both sides: forward and backward must compile to the same kernel.
-        x = jax.lax.optimization_barrier(_off_grid(positions, rest.positions.dtype))
+        x = jax.lax.optimization_barrier(off_grid(positions, rest.positions.dtype))
         forces, neighbours = self.moved(params, rest, x)
         forces = jax.lax.optimization_barrier(forces)
-        velocities = velocities + direction * _grid(half * forces)
+        velocities = velocities + direction * grid(half * forces)
         rest = _with(rest, rest.positions, rest.velocities, forces, neighbours, direction)
         return ExactState(positions, velocities, rest)
-
-
-def _grid(x: Array) -> Array:
-    """The nearest multiple of 2⁻⁴⁰, as an integer."""
-    return jnp.round(x.astype(jnp.float64) / RESOLUTION).astype(jnp.int64)
-
-
-def _off_grid(x: Array, dtype: Any) -> Array:
-    return (x * RESOLUTION).astype(dtype)
 
 
 def _with(

@@ -13,9 +13,10 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
 from .._simulation import AbstractEquilibrium
+from ._constraints import Constraints, held_virial, snapped, unstretched
 from ._dynamics import AbstractDynamics, checked_dt
+from ._observable import AbstractObservable
 from ._potential import AbstractPotential
-from ._rdf import RadialDistribution
 from ._state import State, kinetic_energy
 from ._units import UnitSystem, unit_system
 
@@ -32,15 +33,19 @@ class NVT(AbstractDynamics, AbstractEquilibrium):
     at h = 0.005): `kinetic_energy` and `temperature` are therefore those right after the O step,
     where velocities are Maxwell's, and the pressure uses N kT.
 
-    **Arguments:** `potential`; `dt` [time]; `friction` γ [1/time]; `units`; `extra`. `init` also
-    takes `temperature` (required): it fixes kT, a batch axis over states if vmapped.
+    With `constraints` the drift follows the surface on which the distances are right (g-BAOAB;
+    Leimkuhler & Matthews 2016, doi:10.1098/rspa.2016.0138).
+
+    **Arguments:** `potential`; `dt` [time]; `friction` γ [1/time]; `units`; `extra`; `constraints`.
+    `init` also takes `temperature` (required): it fixes kT, a batch axis over states if vmapped.
     """
 
     potential: AbstractPotential
     dt: float = eqx.field(static=True, converter=checked_dt)
     friction: float = eqx.field(static=True)
     unit_system: UnitSystem = eqx.field(static=True)
-    extra: tuple[RadialDistribution, ...] = ()
+    extra: tuple[AbstractObservable, ...] = ()
+    constraints: Constraints | None = None
 
     def __init__(
         self,
@@ -48,10 +53,12 @@ class NVT(AbstractDynamics, AbstractEquilibrium):
         dt: float,
         friction: float,
         units: str | UnitSystem = "lj",
-        extra: tuple[RadialDistribution, ...] = (),
+        extra: tuple[AbstractObservable, ...] = (),
+        constraints: Constraints | None = None,
     ):
         self.potential, self.dt, self.extra = potential, checked_dt(dt), tuple(extra)
         self.friction, self.unit_system = float(friction), unit_system(units)
+        self.constraints = constraints
 
     def __check_init__(self):
         if not (math.isfinite(self.friction) and self.friction > 0):
@@ -69,7 +76,9 @@ class NVT(AbstractDynamics, AbstractEquilibrium):
         velocities: Any = None,
     ) -> State:
         key, start = jax.random.split(key)
+        positions = snapped(self.constraints, positions, masses, box)
         state = self._start(params, start, positions, box, masses, temperature, velocities)
+        state = unstretched(self.constraints, state)
         kT = jnp.asarray(temperature, state.positions.dtype) * self.unit_system.boltzmann
         return eqx.tree_at(
             lambda s: (s.kT, s.key, s.kinetic),
@@ -90,15 +99,15 @@ class NVT(AbstractDynamics, AbstractEquilibrium):
             self.potential.noise_dtype or dtype,
         ).astype(dtype)
 
-        velocities = state.velocities + 0.5 * h / masses * state.forces
-        positions = state.positions + 0.5 * h * velocities
-        velocities = kept * velocities + spread * noise
+        velocities = self._bound(state, state.positions, state.velocities, state.forces)
+        positions, velocities = self._drifted(state, state.positions, velocities)
+        velocities = self._bound(state, positions, kept * velocities + spread * noise)
         kinetic = 0.5 * jnp.sum(masses * velocities**2)
-        positions = positions + 0.5 * h * velocities
+        positions, velocities = self._drifted(state, positions, velocities)
         forces, neighbours = self.moved(params, state, positions)
         return State(
             positions=positions,
-            velocities=velocities + 0.5 * h / masses * forces,
+            velocities=self._bound(state, positions, velocities, forces),
             forces=forces,
             masses=state.masses,
             box=state.box,
@@ -109,10 +118,34 @@ class NVT(AbstractDynamics, AbstractEquilibrium):
             neighbours=neighbours,
         )
 
+    def _bound(
+        self, state: State, positions: Array, velocities: Array, forces: Array | None = None
+    ) -> Array:
+        """Velocities after half a kick, if there are forces, that leave rigid distances alone."""
+        if forces is not None:
+            velocities = velocities + 0.5 * self.dt / state.masses[:, None] * forces
+        if self.constraints is None:
+            return velocities
+        return self.constraints.velocities(positions, velocities, state.masses, state.box)
+
+    def _drifted(self, state: State, positions: Array, velocities: Array) -> tuple[Array, Array]:
+        """Half a drift; of rigid molecules along the surface where their distances are right."""
+        half = 0.5 * self.dt
+        moved = positions + half * velocities
+        if self.constraints is None:
+            return moved, velocities
+        held = self.constraints.positions(positions, moved, state.masses, state.box)
+        velocities = velocities + (held - moved) / half
+        return held, self._bound(state, held, velocities)
+
     def observe(self, params: PyTree, state: State) -> dict[str, Array]:
         assert state.kT is not None and state.kinetic is not None
-        temperature = 2 * state.kinetic / (3 * state.atoms) / self.unit_system.boltzmann
-        return self._observe(params, state, temperature, state.kinetic, state.atoms * state.kT)
+        taken = 0 if self.constraints is None else self.constraints.count
+        freedom = 3 * state.atoms - taken
+        temperature = 2 * state.kinetic / freedom / self.unit_system.boltzmann
+        thermal = freedom / 3 * state.kT
+        held = held_virial(self.constraints, state)
+        return self._observe(params, state, temperature, state.kinetic, thermal, held)
 
     def reduced_energy(self, params: PyTree, state: State) -> Array:
         assert state.kT is not None

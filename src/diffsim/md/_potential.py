@@ -64,6 +64,12 @@ class AbstractPotential(eqx.Module):
         scaled = lambda c: self.driving_energy(params, c * positions, c * box, neighbours)  # noqa: E731
         return -jax.grad(scaled)(one)
 
+    def volume_energy(self, params: PyTree, atoms: int, box: Box) -> Array:
+        """A(V), the energy behind that part of the virial which the driving energy does not have,
+        W_A = -3V dA/dV: what a tail correction adds to the potential of an ensemble whose volume
+        changes. Shape ()."""
+        return jnp.zeros((), jnp.asarray(box).dtype)
+
     def features(self, positions: Positions, box: Box, neighbours: Any = None) -> PyTree:
         """What of a configuration determines `thermo` at any parameters, where that is little: a
         sample that carries it is reweighted without another look at its pairs. None: all of it."""

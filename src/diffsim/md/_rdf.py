@@ -12,6 +12,7 @@ from jax.scipy.special import erf
 from jaxtyping import Array, Float, PyTree
 
 from .._errors import ConfigError
+from ._observable import AbstractObservable
 
 # Elements of the largest array of one pass over a block of atoms: 8 MiB in float64.
 BLOCK = 2**20
@@ -55,7 +56,7 @@ def radial_distribution(
     return (limits[1:] + limits[:-1]) / 2, _distribution(x, edges, limits, bins, width)
 
 
-class RadialDistribution(eqx.Module):
+class RadialDistribution(AbstractObservable):
     """g(r) of each saved state, as one more observable of a simulation.
 
     bins: how many, of equal thickness

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,27 @@ from jaxtyping import Array, Int, PyTree
 from .._errors import ConfigError
 
 Species = Int[Array, " atoms"] | None
+Mixing = Literal["lorentz_berthelot", "geometric"]
+MIXINGS = ("lorentz_berthelot", "geometric")
+
+
+def mixed(values: Any, rule: str) -> Array:
+    """θ_ab of one number a kind (kinds,): their mean by "lorentz_berthelot", the root of their
+    product by "geometric". Numbers and tables stay as they are."""
+    values = jnp.asarray(values)
+    if values.ndim != 1:
+        return values
+    one, other = values[:, None], values[None, :]
+    if rule == "lorentz_berthelot":
+        return (one + other) / 2
+    product = one * other
+    # a kind that does not interact has ε = 0, where the root has no slope
+    return jnp.where(product > 0, jnp.sqrt(jnp.where(product > 0, product, 1)), 0)
+
+
+def check_mixing(rule: str) -> None:
+    if rule not in MIXINGS:
+        raise ConfigError("unknown mixing", key="mixing", value=rule, allowed=MIXINGS)
 
 
 def of_pairs(params: PyTree, one: Any, other: Any) -> PyTree:
@@ -61,7 +81,8 @@ def gathered(sums: list[Array], table: Any, one: Any) -> Array:
 
 
 def check_tables(params: dict[str, Any], species: Any) -> None:
-    """Refuse parameters that do not fit the kinds of atoms: numbers, or symmetric tables."""
+    """Refuse parameters that do not fit the kinds of atoms: numbers, one a kind, or symmetric
+    tables."""
     kinds = 0 if species is None else int(np.max(np.asarray(species), initial=-1)) + 1
     for name, value in params.items():
         table = np.asarray(value)
@@ -73,24 +94,13 @@ def check_tables(params: dict[str, Any], species: Any) -> None:
                 key=name,
                 allowed="a number, or species= in the potential",
             )
-        if table.ndim != 2 or table.shape[0] != table.shape[1] or len(table) < kinds:
+        if table.ndim > 2 or table.shape[0] != table.shape[-1] or len(table) < kinds:
             raise ConfigError(
-                f"must have one row and column for each of {kinds} species, not {table.shape}",
+                f"must have one row and column for each of {kinds} species, or one entry, not "
+                f"{table.shape}",
                 key=name,
             )
+        if table.ndim == 1:
+            continue
         if not np.allclose(table, table.T):
             raise ConfigError("must be symmetric: a pair has no order", key=name)
-
-
-def totals(
-    operands: list[Array], axis: int, add: Callable[[Any, Any], Any] = jax.lax.add
-) -> list[Array]:
-    """Sums of several arrays over one axis in a single pass, which computes their terms once."""
-
-    def combine(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
-        return tuple(map(add, a, b))
-
-    shape = jnp.broadcast_shapes(*(x.shape for x in operands))
-    whole = tuple(jnp.broadcast_to(x, shape) for x in operands)
-    start = tuple(jnp.zeros((), x.dtype) for x in whole)
-    return list(jax.lax.reduce(whole, start, combine, (axis % len(shape),)))

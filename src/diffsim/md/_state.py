@@ -16,7 +16,8 @@ class State(eqx.Module):
     potential's forces at `positions`; masses: (atoms,) in energy time²/length²; box: (3,) edges;
     step: the number of steps taken; kT: () [energy], key and kinetic: of thermostatted ensembles
     (`kinetic`: kinetic energy right after the noise); neighbours: of potentials that need them;
-    features: of samples, what the potential keeps of them.
+    features: of samples, what the potential keeps of them; bath: what a thermostat or barostat has
+    for variables of its own.
     """
 
     positions: Float[Array, "atoms 3"]
@@ -30,6 +31,7 @@ class State(eqx.Module):
     kinetic: Float[Array, ""] | None = None
     neighbours: Any = None
     features: Any = None
+    bath: Any = None
 
     @property
     def atoms(self) -> int:
@@ -39,3 +41,16 @@ class State(eqx.Module):
 def kinetic_energy(state: State) -> Float[Array, ""]:
     """K = Σ m v²/2, shape () [energy]."""
     return 0.5 * jnp.sum(state.masses[:, None] * state.velocities**2)
+
+
+class Barostat(eqx.Module):
+    """The pressure that a box is held at, () [energy/length³]."""
+
+    pressure: Float[Array, ""]
+
+
+class Chain(eqx.Module):
+    """A chain of thermostats: ξ, (links,), and its velocities, (links,) [1/time]."""
+
+    position: Float[Array, " links"]
+    velocity: Float[Array, " links"]

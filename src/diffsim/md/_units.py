@@ -50,12 +50,12 @@ class UnitSystem:
     @functools.cached_property
     def mass_factor(self) -> float:
         """One mass of the user [energy time²/length²]; 1.0364e-4 in metal units."""
-        return convert(1.0, self.mass, self._combine("{energy}*({time})^2/({length})^2"))
+        return convert(1.0, self.mass, self.filled("{energy}*({time})^2/({length})^2"))
 
     @functools.cached_property
     def pressure_factor(self) -> float:
         """One energy per length³ [pressure]; 1.6022e6 bar in metal units."""
-        return convert(1.0, self._combine("{energy}/({length})^3"), self.pressure)
+        return convert(1.0, self.filled("{energy}/({length})^3"), self.pressure)
 
     def unit_of(self, quantity: str) -> str:
         """The unit of a quantity: `units.unit_of("pressure")` is `"bar"` in metal units.
@@ -67,7 +67,7 @@ class UnitSystem:
             raise ConfigError(
                 "no such quantity", key="quantity", value=quantity, allowed=QUANTITIES
             )
-        return self._combine(QUANTITIES[quantity])
+        return self.filled(QUANTITIES[quantity])
 
     @overload
     def convert(self, value: float, unit: str, quantity: str) -> float: ...
@@ -79,7 +79,14 @@ class UnitSystem:
         """value [unit] in this system's unit of `quantity`."""
         return convert(value, unit, self.unit_of(quantity), key=quantity)
 
-    def _combine(self, template: str) -> str:
+    @functools.cached_property
+    def density_factor(self) -> float:
+        """One of the integrators' masses per length³ [density]; 1.6022e4 in metal units."""
+        per_volume = convert(1.0, self.filled("({mass})/({length})^3"), self.density)
+        return per_volume / self.mass_factor
+
+    def filled(self, template: str) -> str:
+        """A unit made of the system's own: "{length}^2/{time}"."""
         if self.reduced:
             return "1"
         return template.format(**dataclasses.asdict(self))
@@ -100,6 +107,11 @@ QUANTITIES = {
     "number_density": "1/{length}^3",
     "volume": "{length}^3",
     "friction": "1/{time}",
+    "charge": "e",
+    "1/length": "1/{length}",
+    "energy/length^2": "{energy}/({length})^2",
+    "energy*length": "{energy}*{length}",
+    "energy*length^6": "{energy}*({length})^6",
 }
 
 LJ = UnitSystem("lj", "1", "1", "1", "1", "1", "1", "1")

@@ -1,0 +1,152 @@
+"""What equilibrium fluctuations tell: response functions with error bars. On the host, in NumPy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from .._errors import ConfigError
+from .._statistics import Average, blocking, of_means
+from .._units import convert
+from ._units import UnitSystem, unit_system
+
+Series = Float[np.ndarray, " saves"]
+
+
+class Estimate(NamedTuple):
+    """A number, its standard error and its unit."""
+
+    value: float
+    stderr: float
+    unit: str
+
+    def to(self, unit: str) -> Estimate:
+        """The same in another unit."""
+        factor = convert(1.0, self.unit, unit)
+        return Estimate(self.value * factor, self.stderr * factor, unit)
+
+
+def _estimate(found: Average, factor: float, unit: str) -> Estimate:
+    return Estimate(float(found.mean) * factor, float(found.stderr) * factor, unit)
+
+
+def _covariance(a: Any, b: Any, factor: Any = 1.0, over: Any = None) -> Average:
+    """factor · cov(A, B)/⟨over⟩."""
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    x, y = a - a.mean(), b - b.mean()
+    if over is None:
+        return of_means(lambda xy, x, y: factor * (xy - x * y), x * y, x, y)
+    return of_means(lambda xy, x, y, v: factor * (xy - x * y) / v, x * y, x, y, np.asarray(over))
+
+
+def _thermal(temperature: float, units: str | UnitSystem) -> tuple[UnitSystem, float]:
+    system = unit_system(units)
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ConfigError("must be positive", key="temperature", value=temperature)
+    return system, temperature * system.boltzmann
+
+
+def heat_capacity(
+    energy: Series,
+    temperature: float,
+    *,
+    freedom: int = 0,
+    units: str | UnitSystem = "lj",
+) -> Estimate:
+    """C = (⟨E²⟩ - ⟨E⟩²)/kT² + (g/2) k, of the whole system [energy/temperature].
+
+    energy: (saves,) [energy]: in NVT the potential energy U, which gives C_V; in NPT U + P V, which
+        gives C_P
+    temperature: [temperature], that of the ensemble
+    freedom: degrees of freedom g of the kinetic part, whose share is known: 3N of N atoms
+    """
+    system, kT = _thermal(temperature, units)
+    found = _covariance(energy, energy, 1 / (kT * temperature))
+    unit = system.filled("{energy}/{temperature}")
+    value = float(found.mean) + freedom / 2 * system.boltzmann
+    return Estimate(value, float(found.stderr), unit)
+
+
+def compressibility(
+    volume: Series, temperature: float, *, units: str | UnitSystem = "lj"
+) -> Estimate:
+    """κ_T = (⟨V²⟩ - ⟨V⟩²)/(⟨V⟩ kT) [1/pressure], of volumes (saves,) [length³] in NPT."""
+    system, kT = _thermal(temperature, units)
+    found = _covariance(volume, volume, 1 / kT, over=volume)
+    return _estimate(found, 1 / system.pressure_factor, system.filled("1/({pressure})"))
+
+
+def thermal_expansion(
+    volume: Series, enthalpy: Series, temperature: float, *, units: str | UnitSystem = "lj"
+) -> Estimate:
+    """α_P = (⟨V H⟩ - ⟨V⟩⟨H⟩)/(⟨V⟩ kT²) [1/temperature], in NPT.
+
+    volume: (saves,) [length³]
+    enthalpy: (saves,) [energy], U + P V with the pressure that is held; the kinetic energy is
+        independent of both and may be left out
+    """
+    system, kT = _thermal(temperature, units)
+    found = _covariance(volume, enthalpy, 1 / (kT * temperature), over=volume)
+    return _estimate(found, 1.0, system.filled("1/({temperature})"))
+
+
+def heat_of_vaporisation(
+    energy: Series,
+    molecules: int,
+    temperature: float,
+    *,
+    gas: float = 0.0,
+    units: str | UnitSystem = "lj",
+) -> Estimate:
+    """ΔH = u_gas - ⟨U⟩/N + kT [energy], of a molecule, into an ideal gas.
+
+    energy: (saves,) [energy], the potential energy of the liquid, within molecules included
+    gas: u_gas, the mean potential energy of one molecule alone; 0 where it is rigid or an atom
+    """
+    system, kT = _thermal(temperature, units)
+    found = blocking(np.asarray(energy) / molecules)
+    return Estimate(gas + kT - float(found.mean), float(found.stderr), system.filled("{energy}"))
+
+
+def dielectric_constant(
+    dipole: Float[np.ndarray, "saves 3"],
+    volume: float | Series,
+    temperature: float,
+    *,
+    units: str | UnitSystem = "metal",
+) -> Estimate:
+    """ε = 1 + (⟨M²⟩ - ⟨M⟩²)/(3 ε₀ ⟨V⟩ kT), with conducting boundaries (Ewald sums) [1].
+
+    dipole: M, of the whole box [elementary charge · length]
+    volume: [length³], a number or a series
+    """
+    system, _ = _thermal(temperature, units)
+    if system.reduced:
+        raise ConfigError("has no unit of charge in reduced units", key="units", value=system.name)
+    # e²/(ε₀ · length · kT), a number
+    charge = f"elementary_charge^2/(vacuum_permittivity*{system.length})"
+    strength = convert(1.0, charge, system.energy) / (temperature * system.boltzmann)
+    moments = [np.asarray(dipole, dtype=float)[:, k] for k in range(3)]
+    moments = [m - m.mean() for m in moments]
+    edges = np.broadcast_to(np.asarray(volume, dtype=float), moments[0].shape)
+
+    def epsilon(x2, y2, z2, x, y, z, v):
+        return 1 + strength * (x2 - x * x + y2 - y * y + z2 - z * z) / (3 * v)
+
+    return _estimate(of_means(epsilon, *(m * m for m in moments), *moments, edges), 1.0, "1")
+
+
+def coordination(
+    r: Float[np.ndarray, " bins"], g: Float[np.ndarray, " bins"], density: float, limit: float
+) -> float:
+    """n = 4πρ ∫₀^limit g(r) r² dr: neighbours within `limit`, from g in equal bins around r.
+
+    density: N/V [1/length³]
+    """
+    r, g = np.asarray(r, dtype=float), np.asarray(g, dtype=float)
+    half = (r[1] - r[0]) / 2
+    inner, outer = np.minimum(r - half, limit), np.minimum(r + half, limit)
+    return float(4 / 3 * math.pi * density * np.sum(g * (outer**3 - inner**3)))

@@ -1,0 +1,226 @@
+"""Constant pressure: Langevin dynamics in a box that stochastic cell rescaling moves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from .._errors import ConfigError
+from .._simulation import AbstractEquilibrium
+from ._changing_box import ChangingBox
+from ._dynamics import AbstractDynamics, checked_dt
+from ._observable import AbstractObservable
+from ._potential import AbstractPotential
+from ._state import Barostat, State
+from ._thermal import at_temperature, checked_relaxation, light_sample
+from ._units import UnitSystem, unit_system
+
+SHAPES = ("isotropic", "anisotropic")
+OF_THE_CELL = 2**32 - 1  # what sets the noise of the cell apart from that of the atoms
+MOST = 0.1  # of a logarithm of an edge that one move may change: what is more is a failure
+
+
+class NPT(AbstractDynamics, AbstractEquilibrium):
+    """dλ = (β_T λ/2τ)(P_int - P + kT/2V) dt + √(kT β_T/2τ) dW,  λ = √V;  x scales with V^(1/3).
+
+    Stochastic cell rescaling (Bernetti & Bussi 2020, doi:10.1063/5.0020514), in the variable whose
+    noise is even, with the noise of neighbouring moves averaged (Leimkuhler & Matthews 2013,
+    doi:10.1093/amrx/abs010), and the atoms by `NVT`'s BAOAB. First order in V: no ringing, and
+    fluctuations that are those of the ensemble, for any τ. P_int = (N kT + W/3)/V, tail corrections
+    of the potential included, so that ⟨P_int⟩ = P exactly. Velocities do not change with the box.
+    Samples exp(-(Φ + P V)/kT) V^N over V and the atoms' places in the box; Φ is the driving energy,
+    plus what a tail correction makes of V.
+
+    `shape`: "isotropic", for fluids; "anisotropic": each edge by itself, with the stress along it,
+    d ln L_a = (β_T/3τ)(P_a - P) dt + √(2kT β_T/3τV) dW_a, for solids.
+
+    Beside the usual observables: `volume`, `box`, `density` (of mass) and `residual_enthalpy`, that
+    over an ideal gas at the same temperature, (U + P V)/N - kT an atom. Where the box shrinks under
+    twice the potential's reach, the run ends with `RESULTS.box_too_small`.
+
+    **Arguments:** `potential`, whose virial is known; `dt` [time]; `friction` γ of the atoms
+    [1/time]; `relaxation` τ of the volume [time], not under `every` steps; `compressibility` β_T
+    [1/pressure], roughly that of the system: the two set how fast the volume moves, not where to;
+    `every`: steps between two moves of the box, each of which costs a pass over the pairs;
+    `shape`; `units`; `extra`. `init` also takes `temperature` and `pressure` (both required), batch
+    axes over states if vmapped.
+    """
+
+    potential: AbstractPotential
+    dt: float = eqx.field(static=True, converter=checked_dt)
+    friction: float = eqx.field(static=True)
+    relaxation: float = eqx.field(static=True)
+    compressibility: float = eqx.field(static=True)
+    every: int = eqx.field(static=True)
+    shape: str = eqx.field(static=True)
+    unit_system: UnitSystem = eqx.field(static=True)
+    extra: tuple[AbstractObservable, ...] = ()
+
+    def __init__(
+        self,
+        potential: AbstractPotential,
+        dt: float,
+        friction: float,
+        relaxation: float,
+        compressibility: float,
+        every: int = 5,
+        shape: Literal["isotropic", "anisotropic"] = "isotropic",
+        units: str | UnitSystem = "lj",
+        extra: tuple[AbstractObservable, ...] = (),
+    ):
+        self.potential = potential if isinstance(potential, ChangingBox) else ChangingBox(potential)
+        self.dt, self.extra = checked_dt(dt), tuple(extra)
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ConfigError("must be a whole number of at least 1", key="every", value=every)
+        self.relaxation = checked_relaxation(relaxation, every * self.dt)
+        self.friction, self.compressibility = float(friction), float(compressibility)
+        self.every, self.shape, self.unit_system = every, shape, unit_system(units)
+
+    def __check_init__(self):
+        for key in ("friction", "compressibility"):
+            value = getattr(self, key)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError("must be positive and finite", key=key, value=value)
+        if self.shape not in SHAPES:
+            raise ConfigError("unknown shape", key="shape", value=self.shape, allowed=SHAPES)
+
+    def init(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        params: PyTree,
+        key: PRNGKeyArray,
+        *,
+        positions: Any,
+        box: Any,
+        temperature: Any,
+        pressure: Any,
+        masses: Any = 1.0,
+        velocities: Any = None,
+    ) -> State:
+        if not isinstance(pressure, Tracer) and not np.all(np.isfinite(np.asarray(pressure))):
+            raise ConfigError("must be finite", key="pressure")
+        key, first = jax.random.split(key)
+        start = self._start(params, first, positions, box, masses, temperature, velocities)
+        virial = self._thermo(params, start).virial
+        if not isinstance(virial, Tracer) and bool(jnp.isnan(virial)):
+            raise ConfigError(
+                "has no virial, which a barostat needs",
+                key="potential",
+                allowed="an energy function that takes `box`",
+            )
+        held = jnp.asarray(pressure, start.positions.dtype) / self.unit_system.pressure_factor
+        bath = Barostat(held)
+        return at_temperature(start, temperature, self.unit_system, bath, False, key)
+
+    def step(self, params: PyTree, state: State) -> State:
+        assert state.kT is not None and state.key is not None
+        h, masses = self.dt, state.masses[:, None]
+        kept = math.exp(-self.friction * h)
+        spread = jnp.sqrt((1 - kept * kept) * state.kT / masses)
+        shape, dtype = state.velocities.shape, state.velocities.dtype
+        key = jax.random.fold_in(state.key, state.step)
+        kind = self.potential.noise_dtype or dtype
+        noise = jax.random.normal(key, shape, kind).astype(dtype)
+
+        velocities = state.velocities + 0.5 * h / masses * state.forces
+        positions = state.positions + 0.5 * h * velocities
+        velocities = kept * velocities + spread * noise
+        kinetic = 0.5 * jnp.sum(masses * velocities**2)
+        positions = positions + 0.5 * h * velocities
+        moved = self._cell_moved(params, dataclasses.replace(state, positions=positions))
+        forces, neighbours = self.moved(params, moved, moved.positions)
+        return dataclasses.replace(
+            moved,
+            velocities=velocities + 0.5 * h / masses * forces,
+            forces=forces,
+            step=state.step + 1,
+            kinetic=kinetic,
+            neighbours=neighbours,
+        )
+
+    def _cell_moved(self, params: PyTree, state: State) -> State:
+        """Positions and box after the move that is due, every so many steps."""
+
+        def move(state: State) -> State:
+            neighbours = self.potential.update(
+                state.neighbours, jax.lax.stop_gradient(state.positions), state.box
+            )
+            state = dataclasses.replace(state, neighbours=neighbours)
+            scale = self._scale(params, state)
+            return dataclasses.replace(
+                state, positions=scale * state.positions, box=scale * state.box
+            )
+
+        if self.every == 1:
+            return move(state)
+        due = (state.step + 1) % self.every == 0
+        return jax.lax.cond(due, move, lambda state: state, state)
+
+    def _scale(self, params: PyTree, state: State) -> Array:
+        """By what the edges grow, (3,)."""
+        assert state.kT is not None and state.bath is not None
+        kT, volume = state.kT, jnp.prod(state.box)
+        thermal, held = state.atoms * kT, state.bath.pressure
+        speed = self.compressibility * self.unit_system.pressure_factor / self.relaxation
+        time = self.every * self.dt
+        count = (state.step + 1) // self.every
+        if self.shape == "isotropic":
+            virial = self._thermo(params, state).virial
+            excess = (thermal + virial / 3) / volume - held
+            root = jnp.sqrt(volume)
+            noise = (self._noise(state, count, ()) + self._noise(state, count + 1, ())) / 2
+            drift = 0.5 * speed * root * (excess + kT / (2 * volume)) * time
+            change = drift + jnp.sqrt(0.5 * kT * speed * time) * noise
+            logarithms = 2 / 3 * jnp.log1p(jnp.maximum(change / root, -0.5)) * jnp.ones(3)
+        else:
+            excess = (thermal + self._virials(params, state)) / volume - held
+            noise = self._noise(state, count, (3,))
+            spread = jnp.sqrt(2 / 3 * kT * speed * time / volume)
+            logarithms = speed / 3 * excess * time + spread * noise
+        return jnp.exp(jnp.clip(logarithms, -MOST, MOST)).astype(state.box.dtype)
+
+    def _noise(self, state: State, count: Array, shape: tuple[int, ...]) -> Array:
+        assert state.key is not None
+        key = jax.random.fold_in(jax.random.fold_in(state.key, OF_THE_CELL), count)
+        return jax.random.normal(key, shape, state.box.dtype)
+
+    def _virials(self, params: PyTree, state: State) -> Array:
+        """-∂Φ(c x, c L)/∂c_a at c = 1, (3,): the virial along each edge."""
+
+        def energy(c: Array) -> Array:
+            positions, box = c * state.positions, c * state.box
+            driving = self.potential.driving_energy(params, positions, box, state.neighbours)
+            return driving + self.potential.volume_energy(params, state.atoms, box)
+
+        return -jax.grad(energy)(jnp.ones(3, state.box.dtype))
+
+    def observe(self, params: PyTree, state: State) -> dict[str, Array]:
+        assert state.kT is not None and state.kinetic is not None and state.bath is not None
+        temperature = 2 * state.kinetic / (3 * state.atoms) / self.unit_system.boltzmann
+        seen = self._observe(params, state, temperature, state.kinetic, state.atoms * state.kT)
+        volume = jnp.prod(state.box)
+        enthalpy = (seen["potential_energy"] + state.bath.pressure * volume) / state.atoms
+        return seen | {
+            "volume": volume,
+            "box": state.box,
+            "density": jnp.sum(state.masses) / volume * self.unit_system.density_factor,
+            "residual_enthalpy": enthalpy - state.kT,
+        }
+
+    def reduced_energy(self, params: PyTree, state: State) -> Array:
+        """(Φ + P V)/kT - N ln V, over V and places in the box."""
+        assert state.kT is not None and state.bath is not None
+        volume = jnp.prod(state.box)
+        energy = self._thermo(params, state).driving + state.bath.pressure * volume
+        energy = energy + self.potential.volume_energy(params, state.atoms, state.box)
+        return energy / state.kT - state.atoms * jnp.log(volume)
+
+    def sample(self, state: State) -> State:
+        return light_sample(self.potential, state)

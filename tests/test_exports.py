@@ -1,0 +1,167 @@
+"""Fitted potentials in other programs: OpenMM, LAMMPS, ASE, jax.export."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffsim import ConfigError, convert, md
+from problems import liquid
+
+RC = 8.5  # angstrom
+LAWS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "lennard-jones": (None, {"epsilon": convert(119.8, "K", "eV"), "sigma": 3.405}),
+    "mie": (md.Mie(), {"epsilon": 0.0103, "sigma": 3.4, "n": 13.5, "m": 6.2}),
+    "morse": (md.Morse(), {"epsilon": 0.012, "alpha": 1.5, "r0": 3.8}),
+    "buckingham": (md.Buckingham(), {"A": 7000.0, "rho": 0.28, "C": 60.0}),
+    "tabulated": (md.Tabulated(60, 2.0, RC), {"values": np.cos(np.linspace(2, 8.5, 60)) / 50}),
+}
+
+
+def made(name: str, truncation: str, **options: Any) -> Any:
+    law = LAWS[name][0]
+    if law is None:
+        return md.LennardJones(RC, truncation, **options)  # pyright: ignore
+    return md.Pair(law, RC, truncation, **options)  # pyright: ignore
+
+
+def argon(atoms: int = 108) -> tuple[Any, Any]:
+    x, box = liquid(atoms, 0.75, seed=3)
+    return jnp.asarray(x * 3.405), jnp.asarray(box * 3.405)
+
+
+@pytest.mark.parametrize(
+    ("name", "truncation"),
+    [
+        ("lennard-jones", "cut"),
+        ("lennard-jones", "switch"),
+        ("mie", "shift"),
+        ("morse", "force_shift"),
+        ("buckingham", "switch"),
+        ("tabulated", "cut"),
+    ],
+)
+def test_the_exported_force_field_has_the_same_energies_in_openmm(name, truncation, tmp_path):
+    openmm: Any = pytest.importorskip("openmm")
+    app: Any = pytest.importorskip("openmm.app")
+    unit: Any = pytest.importorskip("openmm.unit")
+    x, box = argon()
+    potential, params = made(name, truncation), LAWS[name][1]
+    (tmp_path / "argon.xml").write_text(md.to_openmm(potential, params, units="metal"))
+    topology = app.Topology()
+    chain = topology.addChain()
+    for _ in range(len(x)):
+        topology.addAtom("Ar", app.Element.getBySymbol("Ar"), topology.addResidue("Ar", chain))
+    topology.setUnitCellDimensions(np.asarray(box) / 10)
+    system = app.ForceField(str(tmp_path / "argon.xml")).createSystem(
+        topology, nonbondedMethod=app.CutoffPeriodic, nonbondedCutoff=RC / 10 * unit.nanometer
+    )
+    for force in system.getForces():
+        if isinstance(force, openmm.NonbondedForce):
+            force.setUseDispersionCorrection(False)
+    platform = openmm.Platform.getPlatformByName("Reference")
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+    context.setPositions(np.asarray(x) / 10)
+    state = context.getState(getEnergy=True, getForces=True)
+    energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+    forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.angstrom)
+    wanted = convert(float(potential.energy(_arrays(params), x, box)), "eV", "kJ/mol")
+    assert energy == pytest.approx(wanted, rel=1e-6)
+    ours = np.asarray(potential.forces(_arrays(params), x, box)) * convert(1.0, "eV", "kJ/mol")
+    np.testing.assert_allclose(forces, ours, atol=2e-6 * np.abs(ours).max())
+
+
+def _arrays(params: dict[str, Any]) -> dict[str, Any]:
+    return {k: jnp.asarray(v, float) for k, v in params.items()}
+
+
+def numbers(text: str) -> dict[str, str]:
+    """Lines of an input script by their first words."""
+    lines = [line.split() for line in text.splitlines() if not line.startswith("#")]
+    return {" ".join(words[:1]): " ".join(words[1:]) for words in lines}
+
+
+def test_lammps_files_hold_the_parameters():
+    files = md.to_lammps(made("lennard-jones", "cut"), LAWS["lennard-jones"][1], units="metal")
+    said = numbers(files["pair.lammps"])
+    assert said["pair_style"] == "lj/cut 8.5"
+    first, second, *values = said["pair_coeff"].split()
+    assert (first, second) == ("1", "1")
+    assert list(map(float, values)) == list(LAWS["lennard-jones"][1].values())
+    assert said["pair_modify"] == "shift no tail no"
+    tailed = md.LennardJones(RC, "shift", tail=True, species=[0, 1, 1])
+    mixture = {"epsilon": np.asarray([0.01, 0.02]), "sigma": np.asarray([3.4, 3.0])}
+    text = md.to_lammps(tailed, mixture, units="metal", kinds=("Ar", "Ne"))["pair.lammps"]
+    lines = [line.split() for line in text.splitlines() if line.startswith("pair_coeff")]
+    assert [line[1:3] for line in lines] == [["1", "1"], ["1", "2"], ["2", "2"]]
+    mixed = [float(v) for v in lines[1][3:]]
+    np.testing.assert_allclose(mixed, [np.sqrt(2e-4), 3.2])
+    assert "pair_modify shift yes tail yes" in text
+
+
+def test_lammps_tables_hold_energies_and_forces():
+    potential, params = made("morse", "switch"), LAWS["morse"][1]
+    files = md.to_lammps(potential, params, units="metal")
+    rows = [line.split() for line in files["pair.table"].splitlines()]
+    table = np.asarray([list(map(float, row)) for row in rows if len(row) == 4 and row[0] != "N"])
+    r, energy, force = table[:, 1:].T
+    assert len(r) == 4000 and r[-1] == RC
+    slope = np.gradient(energy, r)
+    near = (r > 3.0) & (r < 8.4)
+    np.testing.assert_allclose(force[near], -slope[near], atol=1e-4 * np.abs(slope[near]).max())
+    pair = jnp.asarray([[1.0, 1, 1], [1.0 + r[2000], 1, 1]])
+    wanted = potential.energy(_arrays(params), pair, jnp.full(3, 50.0))
+    assert energy[2000] == pytest.approx(float(wanted), rel=1e-9)
+    silicon = md.to_lammps(
+        md.StillingerWeber(3.78), md.stillinger_weber_silicon(), units="metal", kinds=("Si",)
+    )
+    words = silicon["Si.sw"].splitlines()[1].split()
+    assert words[:3] == ["Si"] * 3 and len(words) == 14
+    assert float(words[3]) == 2.16826 and float(words[5]) == 1.8
+
+
+def test_an_ase_calculator_has_our_energies_and_forces():
+    import ase
+
+    x, box = argon()
+    potential, params = made("lennard-jones", "switch"), _arrays(LAWS["lennard-jones"][1])
+    real = {**params, "epsilon": params["epsilon"] * convert(1.0, "eV", "kcal/mol")}
+    for given, units in ((params, "metal"), (real, "real")):
+        atoms = ase.Atoms(f"Ar{len(x)}", np.asarray(x), cell=np.asarray(box), pbc=True)
+        atoms.calc = md.ase_calculator(potential, given, units=units)
+        wanted = float(potential.energy(params, x, box))
+        assert atoms.get_potential_energy() == pytest.approx(wanted, rel=1e-10)
+        atoms.positions[3] += 0.1
+        forces = potential.forces(params, jnp.asarray(atoms.positions), box)
+        np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_a_network_is_called_without_its_code():
+    net = md.MessagePassing(3.0, jax.random.key(0), features=4, radial=3)
+    potential, params = md.Neural(3.0), {"net": net}
+    x, box = map(jnp.asarray, liquid(12, 0.3, seed=1))
+    x, box = 1.6 * x, 1.6 * box
+    exported = md.export_potential(potential, params, 12)
+    energy, forces = exported.call(x, box)
+    np.testing.assert_allclose(energy, potential.energy(params, x, box), rtol=1e-12)
+    np.testing.assert_allclose(forces, potential.forces(params, x, box), atol=1e-12)
+    pytest.importorskip("flatbuffers")
+    from jax import export
+
+    again = export.deserialize(exported.serialize()).call(x, box)
+    np.testing.assert_array_equal(again[1], forces)
+
+
+def test_what_cannot_be_exported_is_refused():
+    lj, params = made("lennard-jones", "cut"), LAWS["lennard-jones"][1]
+    with pytest.raises(ConfigError, match="units"):
+        md.to_lammps(lj, params, units="gromacs")
+    with pytest.raises(ConfigError, match="reduced units"):
+        md.to_openmm(lj, params, units="lj")
+    with pytest.raises(ConfigError, match="kinds"):
+        md.to_openmm(lj, params, units="metal", kinds=("Ar", "Ne"))
+    with pytest.raises(ConfigError, match="Water has no LAMMPS file"):
+        md.to_lammps(md.Water(2, 4.0), {}, units="metal")

@@ -1,0 +1,122 @@
+"""Energies, forces and virials of given structures as targets, and the files that hold them."""
+
+import ase
+import ase.io
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
+
+import diffsim as ds
+from diffsim import ConfigError, Parameter, Problem, Schedule, Target, md
+from problems import liquid, pair_by_pair, parameters
+
+TRUTH = {"epsilon": 0.0103, "sigma": 3.4}
+POTENTIAL = md.LennardJones(5.0, "switch")
+
+
+def argon(seed):
+    positions, box = liquid(16, 0.015, seed)
+    return positions, box
+
+
+def written(path, frames=4, zero=-0.5):
+    """Argon with the energies, forces and stresses of a Lennard-Jones potential, by definition."""
+    out = []
+    for seed in range(frames):
+        positions, box = argon(seed)
+        energy, virial, forces = pair_by_pair(POTENTIAL, TRUTH, positions, box)
+        atoms = ase.Atoms("Ar16", positions=positions, cell=box, pbc=True)
+        stress = -virial / 3 / np.prod(box) * np.array([1.0, 1, 1, 0, 0, 0])
+        atoms.calc = SinglePointCalculator(
+            atoms, energy=energy + 16 * zero, forces=forces, stress=stress
+        )
+        out.append(atoms)
+    ase.io.write(path, out, format="extxyz")
+    return path
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("structures") / "argon.extxyz")
+
+
+def test_structures_come_back_from_a_file(file):
+    read = md.load_structures(file)
+    positions, box = argon(2)
+    np.testing.assert_allclose(read.positions[2], positions, atol=1e-7)
+    np.testing.assert_allclose(read.box[2], box, atol=1e-7)
+    energy, virial, forces = pair_by_pair(POTENTIAL, TRUTH, positions, box)
+    assert read.energy is not None and read.forces is not None and read.virial is not None
+    assert read.energy[2] == pytest.approx(energy - 8, rel=1e-6)
+    np.testing.assert_allclose(read.forces[2], forces, atol=1e-7)
+    assert read.virial[2] == pytest.approx(virial, rel=1e-4)
+    assert read.species == ("Ar",) * 16
+    nm = md.load_structures(file, "gromacs")
+    np.testing.assert_allclose(nm.positions, read.positions / 10)
+    assert nm.forces is not None
+    np.testing.assert_allclose(nm.forces, read.forces * 964.853321, rtol=1e-7)
+    assert md.structure_data(file, "box").shape == (4, 3)
+
+
+def test_a_fit_to_energies_forces_and_virials_finds_the_potential(file):
+    """With the zero of energy, in one loss; without a trajectory."""
+    read = md.load_structures(file)
+    assert read.energy is not None
+    problem = Problem(
+        md.SinglePoint(POTENTIAL, "metal", offset="zero"),
+        {
+            "epsilon": Parameter(0.012, unit="eV", transform="positive"),
+            "sigma": Parameter(3.3, unit="angstrom", transform="positive"),
+            "zero": Parameter(0.0, unit="eV"),
+        },
+        [
+            Target("energy_per_atom", read.energy / 16, 1e-3, unit="eV"),
+            Target("forces", read.forces, 1e-2, unit="eV/angstrom"),
+            Target("virial", read.virial, 0.1, unit="eV", weight=0.5),
+        ],
+        Schedule(steps=1),
+        {"positions": read.positions, "box": read.box},
+    )
+    problem.check()
+    fitted = ds.least_squares(problem)
+    assert float(fitted.values["epsilon"]) == pytest.approx(0.0103, rel=1e-5)
+    assert float(fitted.values["sigma"]) == pytest.approx(3.4, rel=1e-6)
+    assert float(fitted.values["zero"]) == pytest.approx(-0.5, abs=1e-5)
+
+
+def test_what_is_observed_is_what_the_potential_says():
+    positions, box = liquid(32, 0.6)
+    potential = md.LennardJones(2.0, "shift", tail=True)
+    point = md.SinglePoint(potential)
+    state = point.init(parameters(), jax.random.key(0), positions=positions, box=box)
+    seen = point.observe(parameters(), point.step(parameters(), state))
+    thermo = potential.thermo(parameters(), positions, box)
+    assert seen["potential_energy"] == thermo.energy
+    assert seen["virial"] == thermo.virial
+    assert seen["pressure"] == pytest.approx(float(thermo.virial) / 3 / np.prod(box), rel=1e-12)
+    np.testing.assert_array_equal(seen["forces"], potential.forces(parameters(), positions, box))
+
+
+def test_what_cannot_be_is_refused(file, tmp_path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        md.load_structures(tmp_path / "none.xyz")
+    bad = tmp_path / "bad.xyz"
+    bad.write_text("3\nnothing\n")
+    with pytest.raises(ConfigError, match="not an extended xyz"):
+        md.load_structures(bad)
+    with pytest.raises(ConfigError, match="no such array"):
+        md.structure_data(file, "charges")
+    mixed, bare = tmp_path / "mixed.xyz", tmp_path / "bare.xyz"
+    one, two = ase.Atoms("Ar", cell=[5, 5, 5], pbc=True), ase.Atoms("Ar2", cell=[5, 5, 5], pbc=True)
+    two.positions[1] = 2.0
+    ase.io.write(mixed, [one, two], format="extxyz")
+    with pytest.raises(ConfigError, match="other atoms"):
+        md.load_structures(mixed)
+    ase.io.write(bare, [one], format="extxyz")
+    with pytest.raises(ConfigError, match="no energy"):
+        md.structure_data(bare, "energy")
+    point = md.SinglePoint(POTENTIAL, offset="zero")
+    with pytest.raises(ConfigError, match="offset"):
+        point.check(parameters(), positions=jnp.zeros((1, 3)), box=np.full(3, 20.0))
