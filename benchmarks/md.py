@@ -22,8 +22,10 @@ from ._measure import Row, fastest, more_is_better
 
 DENSITY, CUTOFF, DT = 0.8, 2.5, 0.004
 PARAMS = {"epsilon": 1.0, "sigma": 1.0}
-SIZES = (500, 4000, 32_000)
-DENSE = 4000  # atoms up to which all pairs are worth a row
+SIZES = (500, 1000, 4000, 32_000, 100_000)
+DENSE = 1000  # atoms up to which all pairs are worth a row
+LISTS = 32_000  # atoms up to which JAX-MD is worth the wait
+TURNS = 44  # steps at least: several rebuilds of every list
 WORK = 800_000  # atoms times steps of a turn
 KINDS = {"float32": jnp.float32, "mixed": jnp.float64, "float64": jnp.float64}
 AGREE = 1e-5
@@ -90,7 +92,7 @@ def _makers(atoms: int) -> dict[tuple[str, str], Callable[..., peers.Peer]]:
     for path in ("dense", "tiles") if atoms <= DENSE else ("tiles",):
         for precision in KINDS:
             made[f"diffsim {path}", precision] = partial(ours, path, precision)
-    for precision in ("float32", "float64"):
+    for precision in ("float32", "float64") if atoms <= LISTS else ():
         made["jax-md", precision] = partial(peers.jax_md, dtype=KINDS[precision])
     made["openmm", "mixed"] = partial(peers.openmm, threads=threads)
     made["lammps opt", "float64"] = partial(peers.lammps, options=["-sf", "opt"])
@@ -121,7 +123,7 @@ def rows(quick: bool) -> Iterator[Row]:
 def _of_size(atoms: int, quick: bool) -> Iterator[Row]:
     x, v, box = liquid(atoms, 20 if quick else 400)
     # JAX-MD's share of the time would be nine tenths: it takes fewer steps
-    steps = 20 if quick else max(20, WORK // atoms)
+    steps = 20 if quick else max(TURNS, WORK // atoms)
     ready: dict[tuple[str, str], peers.Peer] = {}
     for name, make in _makers(atoms).items():
         try:
@@ -133,7 +135,8 @@ def _of_size(atoms: int, quick: bool) -> Iterator[Row]:
     for name, engine in ready.items():
         if abs(engine.energy - wanted) > AGREE * abs(wanted):
             raise RuntimeError(f"{name}: the energy is {engine.energy}, not {wanted}")
-    count = {name: max(10, steps // 8) if name[0] == "jax-md" else steps for name in ready}
+    few = 10 if quick else max(TURNS, steps // 8)
+    count = {name: few if name[0] == "jax-md" else steps for name in ready}
     tasks = {name: partial(engine.advance, count[name]) for name, engine in ready.items()}
     taken = fastest(tasks, 1 if quick else 5, 30.0)
     rates = {name: atoms * count[name] / taken[name] for name in ready}
