@@ -18,6 +18,7 @@ from ._adjoint import Health
 from ._adjoint._base import march_blocks
 from ._errors import ConfigError
 from ._laws import AbstractLaw, Ledger, assess, observables_of
+from ._placement import AbstractPlacement, SingleDevice
 from ._schedule import SavePlan, Schedule
 from ._simulation import (
     RESULTS,
@@ -27,7 +28,7 @@ from ._simulation import (
     Params,
     State,
 )
-from ._solve import check_health, over_batch
+from ._solve import check_health
 
 ENLARGEMENTS = 8  # more than these in a row means that something else is wrong
 
@@ -53,8 +54,8 @@ class View(eqx.Module):
 
 class Chunk(eqx.Module):
     """One stretch of a run. `seen`: what `View` kept, leading axes (conditions, saves). `steps`:
-    steps taken since the start. `ledger`: the laws in this stretch. `start_observed`: the laws'
-    observables at the very start."""
+    steps taken since the start. `ledger`: the laws in this stretch. `start_observed`,
+    `last_observed`: the laws' observables at the very start, and at the last save."""
 
     state: State
     seen: PyTree
@@ -63,6 +64,7 @@ class Chunk(eqx.Module):
     ledger: Ledger
     health: Health
     start_observed: PyTree
+    last_observed: PyTree
 
     def check(self) -> Chunk:
         """Raise the failure of this chunk, if there is one."""
@@ -71,25 +73,48 @@ class Chunk(eqx.Module):
 
 
 @eqx.filter_jit
-def _start(simulation: AbstractSimulation, params: Params, states: State, view: View) -> PyTree:
+def _start(
+    simulation: AbstractSimulation,
+    params: Params,
+    states: State,
+    view: View,
+    placement: AbstractPlacement,
+) -> PyTree:
     """States with their caches of `params` fresh, and what is seen of them."""
 
-    def one(state):
+    def one(shared, state):
+        simulation, params = shared
         state = simulation.prepare(params, state)
         return state, view(simulation, params, state)
 
-    return over_batch(one, states)
+    states, seen = placement.map(one, (simulation, params), states)
+    return states, placement.readable(seen)
 
 
 @eqx.filter_jit
 def _stretch(
-    simulation: AbstractSimulation, params: Params, states: State, plan: SavePlan, view: View
+    simulation: AbstractSimulation,
+    params: Params,
+    states: State,
+    plan: SavePlan,
+    view: View,
+    placement: AbstractPlacement,
 ) -> tuple[State, Health, PyTree]:
-    def one(state):
+    def one(shared, state):
+        simulation, params = shared
         see = lambda state: view(simulation, params, state)  # noqa: E731
         return march_blocks(simulation, params, state, plan, see)
 
-    return over_batch(one, states)
+    return _read(placement, *placement.map(one, (simulation, params), states))
+
+
+def _read(
+    placement: AbstractPlacement, states: State, health: Health, seen: dict[str, Any]
+) -> tuple[State, Health, PyTree]:
+    """The same, what the host looks at where it can; states and samples stay where they are."""
+    if "observables" in seen:
+        seen = seen | {"observables": placement.readable(seen["observables"])}
+    return states, placement.readable(health), seen
 
 
 @eqx.filter_jit
@@ -113,6 +138,8 @@ def drive(
     laws: Sequence[AbstractLaw] = (),
     done: int = 0,
     start_observed: PyTree = None,
+    last_observed: PyTree = None,
+    placement: AbstractPlacement | None = None,
 ) -> Iterator[Chunk]:
     """Run `steps` steps of a batch of states (leading axis: conditions), a chunk at a time.
 
@@ -121,9 +148,11 @@ def drive(
 
     **Arguments:** `chunk`: steps between two looks of the host, rounded to whole saves; `view`:
     what is kept at each save; `done`: steps taken before (a restart), which go on from `states` as
-    they are, with `start_observed` the laws' observables at the very start.
+    they are, with `start_observed` and `last_observed` the laws' observables at the very start and
+    at the last save; the chunks are then those that the whole run would have had; `placement`:
+    where the conditions run (default: one device).
     """
-    saves, view = steps // save_every, view or View()
+    saves, view, place = steps // save_every, view or View(), placement or SingleDevice()
     if steps % save_every:
         raise ConfigError(
             f"must be a multiple of save_every={save_every}", key="steps", value=steps
@@ -131,13 +160,26 @@ def drive(
 
     def advance(states: State, taken: int, saves: int, wide: View) -> Any:
         plan = SavePlan(save_every, saves)
-        states, health, seen = _with_room(simulation, params, states, plan, wide)
+        states, health, seen = _with_room(simulation, params, states, plan, wide, place)
         late = jnp.where(health.first_bad_step >= 0, health.first_bad_step + taken, -1)
         return states, Health(health.result, late), seen
 
-    blocks = _blocks(saves - done // save_every, max(1, (chunk or steps) // save_every))
+    blocks = _blocks(saves, max(1, (chunk or steps) // save_every), done // save_every)
+    observed = start_observed, last_observed
     yield from _chunks(
-        simulation, params, states, advance, blocks, save_every, view, laws, done, start_observed
+        *(
+            simulation,
+            params,
+            states,
+            advance,
+            blocks,
+            save_every,
+            view,
+            laws,
+            done,
+            observed,
+            place,
+        )
     )
 
 
@@ -151,16 +193,18 @@ def _chunks(
     view: View,
     laws: Sequence[AbstractLaw],
     done: int,
-    start_observed: PyTree,
+    observed: tuple[PyTree, PyTree],
+    placement: AbstractPlacement,
 ) -> Iterator[Chunk]:
     """Chunks of as many saves as `blocks` says, `stride` apart in number, each under the laws;
     `advance(states, taken, saves, view)` runs one."""
     names = observables_of(laws, available_observables(simulation, params, states))
     wide = View(tuple(dict.fromkeys((*view.observables, *names))), view.samples)
+    start_observed, previous = observed
     if done == 0:
-        states, seen = _start(simulation, params, states, View(names))
+        states, seen = _start(simulation, params, states, View(names), placement)
         start_observed = seen.get("observables", {})
-    previous, taken = start_observed, done
+    previous, taken = start_observed if previous is None else previous, done
     for saves in blocks:
         states, health, seen = advance(states, taken, saves, wide)
         series = {name: seen["observables"][name] for name in names}
@@ -170,19 +214,25 @@ def _chunks(
         if view.observables:
             seen["observables"] = {n: seen["observables"][n] for n in view.observables}
         first, taken = taken + stride, taken + stride * saves
-        yield Chunk(states, seen, taken, first, now, health, start_observed)
+        yield Chunk(states, seen, taken, first, now, health, start_observed, previous)
 
 
 @eqx.filter_jit
 def _flow_stretch(
-    simulation: AbstractFlow, params: Params, states: State, times: Array, view: View
+    simulation: AbstractFlow,
+    params: Params,
+    states: State,
+    times: Array,
+    view: View,
+    placement: AbstractPlacement,
 ) -> tuple[State, Health, PyTree]:
-    def one(state):
+    def one(shared, state):
+        simulation, params, times = shared
         integral = simulation.integrate(params, state, times, None)
         seen = jax.vmap(lambda state: view(simulation, params, state))(integral.states)
         return integral.final, Health(integral.result, integral.first_bad_step), seen
 
-    return over_batch(one, states)
+    return _read(placement, *placement.map(one, (simulation, params, times), states))
 
 
 def drive_flow(
@@ -196,22 +246,26 @@ def drive_flow(
     laws: Sequence[AbstractLaw] = (),
     done: int = 0,
     start_observed: PyTree = None,
+    last_observed: PyTree = None,
+    placement: AbstractPlacement | None = None,
 ) -> Iterator[Chunk]:
     """`drive` for solvers that choose their steps: `Chunk.steps` counts saves in place of steps,
     and a chunk has `chunk` of them. A solver looks for its first step anew in each, so that values
     depend on the length of chunks, by less than the tolerance; a run that an event may end is one
     chunk."""
-    times = schedule.times()
+    times, place = schedule.times(), placement or SingleDevice()
 
     def advance(states: State, taken: int, saves: int, wide: View) -> Any:
         ts = jnp.asarray(times[taken : taken + saves])
-        return _flow_stretch(simulation, params, states, ts, wide)
+        return _flow_stretch(simulation, params, states, ts, wide, place)
 
     if done == 0:
-        states = over_batch(lambda state: simulation.at_time(state, schedule.t0), states)
-    blocks = _blocks(len(times) - done, len(times) if simulation.may_end else max(1, chunk))
+        at_start = lambda shared, state: shared.at_time(state, schedule.t0)  # noqa: E731
+        states = place.map(at_start, simulation, states)
+    blocks = _blocks(len(times), len(times) if simulation.may_end else max(1, chunk), done)
+    observed = start_observed, last_observed
     yield from _chunks(
-        simulation, params, states, advance, blocks, 1, view, laws, done, start_observed
+        *(simulation, params, states, advance, blocks, 1, view, laws, done, observed, place)
     )
 
 
@@ -223,26 +277,33 @@ def available_observables(
     return tuple(eqx.filter_eval_shape(simulation.observe, params, one))
 
 
-def _blocks(saves: int, most: int) -> Iterator[int]:
+def _blocks(saves: int, most: int, done: int = 0) -> Iterator[int]:
     """Saves a chunk: the largest number up to `most` that divides all, so that all chunks share one
-    compilation; if that is under half of `most`, `most` and a shorter rest."""
+    compilation; if that is under half of `most`, `most` and a shorter rest. A run that goes on
+    after `done` saves has the chunks that it would have had."""
     even = max(n for n in range(1, min(most, saves) + 1) if saves % n == 0) if saves else 1
     size = even if 2 * even >= min(most, saves) else most
-    while saves > 0:
-        yield min(size, saves)
-        saves -= size
+    while done < saves:
+        now = min(size - done % size, saves - done)
+        yield now
+        done += now
 
 
 def _with_room(
-    simulation: AbstractSimulation, params: Params, states: State, plan: SavePlan, view: View
+    simulation: AbstractSimulation,
+    params: Params,
+    states: State,
+    plan: SavePlan,
+    view: View,
+    placement: AbstractPlacement,
 ) -> tuple[State, Health, PyTree]:
     """A stretch, again from its start with larger neighbour lists for as long as they overflow."""
-    out = _stretch(simulation, params, states, plan, view)
+    out = _stretch(simulation, params, states, plan, view, placement)
     for _ in range(ENLARGEMENTS):
         if not bool(jnp.any(out[1].result == RESULTS.neighbour_overflow)):
             return out
-        states = _enlarged(simulation, params, states)
-        out = _stretch(simulation, params, states, plan, view)
+        states = placement.place(_enlarged(simulation, params, placement.fetch(states)))
+        out = _stretch(simulation, params, states, plan, view, placement)
     return out
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from .._errors import ConfigError
 from .._problem import Problem
-from .._solve import over_batch, solve
+from .._solve import equilibrated, solve
 from ._session import Session
 from ._studies import AbstractStudy
 
@@ -73,16 +73,19 @@ class ChangeStudy(AbstractStudy):
         """The mean over the saves and whatever shape, one a start."""
         params = problem.params(theta)
 
-        def one(state: Any) -> Any:
+        def one(shared: Any, state: Any) -> Any:
+            simulation, params = shared
             return solve(
-                problem.simulation,
+                simulation,
                 params,
-                problem.equilibrated(params, state),
+                equilibrated(simulation, params, state, problem.equilibration),
                 schedule=problem.schedule,
                 observables=tuple(self.observables),
             )
 
-        solution = over_batch(one, problem.states(theta, jax.random.key(seed))).check()
+        placement, states = problem.placement, problem.states(theta, jax.random.key(seed))
+        solution = placement.map(one, (problem.simulation, params), states)
+        solution = placement.fetch(solution).check()
         return {
             name: [float(np.mean(series)) for series in np.asarray(solution.observables[name])]
             for name in self.observables

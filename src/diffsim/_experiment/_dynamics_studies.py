@@ -14,7 +14,7 @@ from .._drive import View, available_observables, drive, drive_flow
 from .._errors import ConfigError
 from .._schedule import Schedule
 from .._simulation import AbstractFlow, AbstractSimulation
-from .._solve import over_batch, solve
+from .._solve import solve
 from .._store import read_trajectory
 from ._session import Session
 from ._studies import AbstractStudy
@@ -96,10 +96,19 @@ class DriftStudy(AbstractStudy):
         if isinstance(simulation, AbstractFlow) and simulation.adaptive:
             schedule = Schedule(t0=t0, ts=t0 + apart * np.arange(1, plan.blocks + 1))
             few = max(1, plan.blocks // LOOKS)
-            chunks = drive_flow(simulation, params, states, schedule=schedule, chunk=few, view=view)
+            chunks = drive_flow(
+                simulation,
+                params,
+                states,
+                schedule=schedule,
+                chunk=few,
+                view=view,
+                placement=experiment.placement,
+            )
             return chunks, plan.blocks
         stride = Schedule(t0=t0, ts=[t0 + apart]).plan(simulation.time_step()).stride
         common: dict[str, Any] = dict(steps=stride * plan.blocks, save_every=stride, view=view)
+        common["placement"] = experiment.placement
         chunks = drive(simulation, params, states, chunk=stride * plan.blocks // LOOKS, **common)
         return chunks, stride * plan.blocks
 
@@ -120,7 +129,9 @@ def _starts(
     for name in names:
         if name not in known:
             raise ConfigError("no such observable", key="observables", value=name, allowed=known)
-    seen = over_batch(lambda state: simulation.observe(params, state), states)
+    observed = lambda shared, state: shared[0].observe(shared[1], state)  # noqa: E731
+    placement = experiment.placement
+    seen = placement.fetch(placement.map(observed, (simulation, params), states))
     return {name: float(np.ravel(np.asarray(seen[name]))[0]) for name in names}
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from .._adjoint import AbstractAdjoint
@@ -23,7 +24,7 @@ from .._simulation import AbstractSimulation
 from .._solve import default_adjoint
 from .._store import RunDirectory, peak_bytes, provenance
 from ._fits import AbstractFitTask, OptaxFit
-from ._session import Session
+from ._session import RESTART_SECONDS, Session
 from ._simulate import simulate
 from ._studies import AbstractStudy
 from ._trust import audited, trust
@@ -66,7 +67,11 @@ class Experiment:
         data_files: Sequence[str] = (),
         precision: str = "float64",
         audit: bool = False,
+        restart_seconds: float | int = RESTART_SECONDS,
+        profile: bool = False,
+        compilation_cache: bool = True,
     ):
+        del compilation_cache  # of the process, which the command line sees to
         self.name, self.question, self.seed, self.chunk = name, question, seed, chunk
         self.simulation, self.fit = simulation, fit
         modes = ("reverse",) if isinstance(fit, OptaxFit) else ("forward",)
@@ -75,7 +80,13 @@ class Experiment:
         self.laws, self.studies = tuple(laws), tuple(studies)
         self.thermostat, self.data_files = thermostat, tuple(data_files)
         self.problem = Problem(
-            simulation, parameters or {}, targets, schedule, conditions, equilibration
+            simulation,
+            parameters or {},
+            targets,
+            schedule,
+            conditions,
+            equilibration,
+            self.placement,
         )
         self.held_out = tuple(sorted(set(held_out)))
         self.condition = None if frames is None else frames.get("condition", 0)
@@ -83,6 +94,7 @@ class Experiment:
         self.labels = self._labels(label)
         self.expected = _expected(expected)
         self.precision, self.audit = precision, audit
+        self.restart_seconds, self.profile = float(restart_seconds), profile
         self._check()
 
     def _check(self) -> None:
@@ -162,26 +174,44 @@ class Experiment:
         **Raises** `SimulationError`, `LawBroken` or `Interrupted`, with what was reached so far on
         disk; `poll` is called between chunks and raises the latter.
         """
-        session = Session(directory, console, poll, resume)
-        pieces = self._result(session)
+        session = Session(
+            *(
+                directory,
+                console,
+                poll,
+                resume,
+                self.restart_seconds,
+                self.data_files,
+                self.profile,
+            ),
+            placement=self.placement,
+        )
+        try:
+            result = self._assemble(session, self._pieces(session))
+        except BaseException as error:
+            session.rescue(error)
+            raise
+        session.close()
+        directory.result(result)
+        return _objective(result)
+
+    def _pieces(self, session: Session) -> dict[str, Any]:
+        pieces = simulate(self, session) if self.fit is None else self.fit.run(self, session)
+        session.flush()
         if self.fit is not None:
             pieces["measured"] |= trust(self, session, pieces["fit"])
         if self.audit:
             pieces["audit"] = audited(self, session, pieces.get("fit"))
         for study in self.studies:
             pieces["measured"] |= study.run(self, session, pieces)
-        result = self._assemble(session, pieces)
-        directory.result(result)
-        session.restarts.close()
-        return _objective(result)
-
-    def _result(self, session: Session) -> dict[str, Any]:
-        if self.fit is None:
-            return simulate(self, session)
-        return self.fit.run(self, session)
+        return pieces
 
     def _assemble(self, session: Session, pieces: dict[str, Any]) -> dict[str, Any]:
         measured = pieces["measured"]
+        taken = pieces["fit"].evaluator.adjoint if "fit" in pieces else None
+        measured["placement"] = self.placement.describe(
+            self.problem.batch, self.simulation, taken
+        ) | {"processes": jax.process_count()}
         comparison = self._against_expected(pieces.get("parameters", {}), measured)
         if comparison:
             measured["expected"] = comparison
@@ -202,9 +232,13 @@ class Experiment:
                 "total_s": session.seconds,
             },
             "peak_bytes": peak_bytes(),
-            "provenance": provenance(sys.argv, self.seed, self.data_files, session.started),
+            "provenance": {
+                **provenance(sys.argv, self.seed, self.data_files, session.started),
+                "config_sha256": session.identity["config_sha256"],
+            },
             "measured": measured,
             **({"audit": pieces["audit"]} if "audit" in pieces else {}),
+            **({"profile": _profiled(session, pieces)} if session.profile else {}),
         }
 
     def _against_expected(
@@ -226,6 +260,12 @@ class Experiment:
             for name, goal in goals.items()
             for value in found.get(name, ())
         ]
+
+
+def _profiled(session: Session, pieces: dict[str, Any]) -> dict[str, Any]:
+    assert session.profile is not None
+    session.profile.end()
+    return session.profile.table(pieces, peak_bytes())
 
 
 def _lookup(tree: Any, name: str) -> Any:

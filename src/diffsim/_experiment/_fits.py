@@ -15,11 +15,20 @@ import optax
 
 from .._adjoint import Reweight
 from .._errors import ConfigError
-from .._fit import FitResult, check_batch, check_squares, fit, least_squares, scalars
+from .._fit import (
+    FORGETFUL,
+    FitResult,
+    Memory,
+    check_batch,
+    check_squares,
+    fit,
+    least_squares,
+    scalars,
+)
 from .._problem import Problem
-from .._solve import over_batch
 from .._statistics import blocking
 from .._store import write_parameters
+from ._reporting import Reporting
 from ._series import series
 from ._session import Session
 from ._simulate import open_trajectory, rdf_table
@@ -32,8 +41,11 @@ class AbstractFitTask(eqx.Module):
     """A fit with its options, as the configuration's key `fit` names it."""
 
     @abstractmethod
-    def solve(self, experiment: Experiment, watch: Any, **further: Any) -> FitResult:
-        """Run the fit."""
+    def solve(
+        self, experiment: Experiment, watch: Any, memory: Memory = FORGETFUL, **further: Any
+    ) -> FitResult:
+        """Run the fit; `former`: once more, from where that one ended (None: an earlier session
+        knows it)."""
 
     def check_own(self, experiment: Experiment) -> None:
         """Refuse what this fit in particular cannot do."""
@@ -45,9 +57,10 @@ class AbstractFitTask(eqx.Module):
         watch: Any,
         result: FitResult,
         pieces: dict[str, Any],
+        memory: Memory,
     ) -> dict[str, Any]:
         """The pieces of result.json, with what this fit adds to them at the end."""
-        del session, watch
+        del session, watch, memory
         shown = series(experiment, result)
         return pieces | ({"measured": pieces["measured"] | {"series": shown}} if shown else {})
 
@@ -66,15 +79,21 @@ class AbstractFitTask(eqx.Module):
     def run(self, experiment: Experiment, session: Session) -> dict[str, Any]:
         """The fit on the conditions that are used, its validation on the others, and a refit on
         all: the pieces of result.json."""
-        watch = _Watch(session)
+        memory = session.memory()
+        watch = Reporting(session)
         began = time.perf_counter()
-        result = self.solve(experiment, watch, use=experiment.used)
-        validation = None
+        result, validation = None, memory.noted("validation")
+        if validation is None:
+            result = self.solve(experiment, watch, memory.within("fit"), use=experiment.used)
         if experiment.held_out:
-            validation = validate(experiment, result)
-            session.console.say(_sentence(validation))
+            if result is not None:
+                validation = validate(experiment, result)
+                session.console.say(_sentence(validation))
+                memory.note("validation", validation)
+                memory.forget_ended()
             watch.stage = "refit"
-            result = self.refit(experiment, watch, result)
+            result = self.solve(experiment, watch, memory.within("refit"), former=result)
+        assert result is not None
         watch.close()
         if not result.converged:
             session.console.say("note: the fit stopped before it converged; see fit.steps")
@@ -94,11 +113,7 @@ class AbstractFitTask(eqx.Module):
             "measured": measured,
             "fit": result,
         }
-        return self.complete(experiment, session, watch, result, pieces)
-
-    def refit(self, experiment: Experiment, watch: Any, result: FitResult) -> FitResult:
-        """Once more on all conditions, from where the first fit ended."""
-        return self.solve(experiment, watch, former=result)
+        return self.complete(experiment, session, watch, result, pieces, memory)
 
 
 class LeastSquaresFit(AbstractFitTask):
@@ -118,11 +133,16 @@ class LeastSquaresFit(AbstractFitTask):
         check_squares(experiment.problem)
         check_horizons(self.horizons, experiment.problem)
 
-    def solve(self, experiment: Experiment, watch: Any, **further: Any) -> FitResult:
+    def solve(
+        self, experiment: Experiment, watch: Any, memory: Memory = FORGETFUL, **further: Any
+    ) -> FitResult:
         return over_horizons(
-            lambda problem: self._least_squares(problem, experiment, watch, **further),
+            lambda problem, memory: self._least_squares(
+                problem, experiment, watch, memory=memory, **further
+            ),
             experiment.problem,
             () if "former" in further else self.horizons,
+            memory,
         )
 
     def _least_squares(
@@ -159,13 +179,16 @@ class OptaxFit(AbstractFitTask):
             optimiser = self.optimiser or optax.lbfgs()
             check_batch(experiment.problem, experiment.used, optimiser, self.batch)
 
-    def solve(self, experiment: Experiment, watch: Any, **further: Any) -> FitResult:
-        former = further.pop("former", None)
+    def solve(
+        self, experiment: Experiment, watch: Any, memory: Memory = FORGETFUL, **further: Any
+    ) -> FitResult:
+        again, former = "former" in further, further.pop("former", None)
         problem = experiment.problem
-        if former is not None:
-            problem = problem.starting_at({k: former.values[k] for k in problem.free})
+        if again:
+            start = memory.once("start", free_values(problem), lambda: _free(problem, former))
+            problem = problem.starting_at(start)
 
-        def one(problem: Problem) -> FitResult:
+        def one(problem: Problem, memory: Memory) -> FitResult:
             return fit(
                 problem,
                 self.optimiser,
@@ -176,10 +199,11 @@ class OptaxFit(AbstractFitTask):
                 batch=self.batch,
                 chunk=experiment.chunk,
                 watch=watch,
+                memory=memory,
                 **further,
             )
 
-        return over_horizons(one, problem, self.horizons if former is None else ())
+        return over_horizons(one, problem, () if again else self.horizons, memory)
 
 
 def check_horizons(horizons: tuple[int, ...], problem: Problem) -> None:
@@ -191,65 +215,31 @@ def check_horizons(horizons: tuple[int, ...], problem: Problem) -> None:
 
 
 def over_horizons(
-    solve: Callable[[Problem], FitResult], problem: Problem, horizons: tuple[int, ...]
+    solve: Callable[[Problem, Memory], FitResult],
+    problem: Problem,
+    horizons: tuple[int, ...],
+    memory: Memory = FORGETFUL,
 ) -> FitResult:
     """A fit of each horizon and of the whole, each from where the one before ended."""
     for saves in horizons:
-        found = solve(problem.until(saves))
-        problem = problem.starting_at({name: found.values[name] for name in problem.free})
-    return solve(problem)
+        part = problem.until(saves)
+        inner = memory.within(f"until {saves}")
+
+        def fitted(part: Problem = part, inner: Memory = inner) -> dict[str, Any]:
+            return _free(part, solve(part, inner))
+
+        problem = problem.starting_at(memory.once(f"after {saves}", free_values(problem), fitted))
+    return solve(problem, memory)
 
 
-class _Watch:
-    """Turns what a fit says into metrics, lines and progress; polls for signals."""
+def free_values(problem: Problem) -> dict[str, Any]:
+    """The free parameters at their starting values, in their own units."""
+    values = problem.values(problem.initial())
+    return {name: values[name] for name in problem.free}
 
-    def __init__(self, session: Session):
-        self.session, self.stage, self.count = session, "fit", 0
-        self.progress: Any = None
-        self.compile_s = 0.0
-        self.manager: Any = None
 
-    def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
-        self.session.poll()
-        if event in ("equilibration", "warmup", "sampling"):
-            self._progress(event, facts)
-            return
-        self.close()
-        if event == "compiling":
-            self.session.console.say(f"compiling {facts['what']} …")
-        elif event == "compiled":
-            self.session.console.say(f"compiled in {facts['seconds']:.1f} s")
-        elif event == "warning":
-            self.session.console.say(f"warning: {facts['text']}")
-        elif event == "iteration":
-            self._iteration(facts)
-
-    def _progress(self, what: str, facts: Mapping[str, Any]) -> None:
-        if self.progress is None:
-            self.manager = self.session.console.progress(int(facts["of"]), what)
-            self.progress = self.manager.__enter__()
-        if facts["steps"]:
-            self.progress.update(facts["steps"])
-        if facts["steps"] >= facts["of"]:
-            self.close()
-
-    def close(self) -> None:
-        """End an open progress bar."""
-        if self.manager is not None:
-            self.manager.__exit__(None, None, None)
-        self.manager = self.progress = None
-
-    def _iteration(self, facts: Mapping[str, Any]) -> None:
-        record = {**facts, "iteration": self.count, "stage": self.stage}
-        self.count += 1
-        self.session.directory.log(record)
-        values = "  ".join(f"{k} {v:.6g}" for k, v in facts["parameters"].items())
-        ess = "" if facts["ess"] is None else f"  ess {facts['ess']:.2f}"
-        self.session.console.say(
-            f"{self.stage} {record['iteration']:3d}  loss {facts['loss']:.5g}  {values}{ess}"
-        )
-        theta = {k: np.asarray(v, dtype=float) for k, v in facts["parameters"].items()}
-        self.session.save(record["iteration"], theta, {"stage": self.stage})
+def _free(problem: Problem, found: FitResult) -> dict[str, Any]:
+    return {name: found.values[name] for name in problem.free}
 
 
 def parameters(experiment: Experiment, result: FitResult) -> dict[str, Any]:
@@ -363,9 +353,11 @@ def _kept(experiment: Experiment, session: Session, result: FitResult) -> dict[s
     frames = {}
     if experiment.has_particles:
         c = experiment.condition
+        fetch = experiment.placement.fetch
         frames = {
-            "positions": np.asarray(states.positions[c]),
-            "velocities": np.asarray(states.velocities[c]),
+            "positions": np.asarray(fetch(states.positions[c])),
+            "velocities": np.asarray(fetch(states.velocities[c])),
+            "box": np.asarray(fetch(states.box[c])),
         }
     observables = {
         t.observable: np.moveaxis(
@@ -373,6 +365,7 @@ def _kept(experiment: Experiment, session: Session, result: FitResult) -> dict[s
         )
         for t in experiment.problem.targets
     }
+    session.directory.trajectory.unlink(missing_ok=True)  # of a session that was ended here
     with open_trajectory(experiment, session, first, tuple(observables)) as writer:
         writer.extend(steps, times, **frames, observables=observables)
     return _rdf(experiment, result)
@@ -383,10 +376,12 @@ def _rdf(experiment: Experiment, result: FitResult) -> dict[str, Any]:
     if not extra or result.samples is None:
         return {}
     observer, params = extra[0], experiment.problem.params(result.theta)
-    curves = over_batch(
-        lambda states: jax.numpy.mean(jax.lax.map(lambda s: observer(params, s), states), axis=0),
+    curves = experiment.placement.map(
+        lambda params, states: jnp.mean(jax.lax.map(lambda s: observer(params, s), states), axis=0),
+        params,
         result.samples.states,
     )
+    curves = experiment.placement.fetch(curves)
     chosen = sorted({0, experiment.problem.batch // 2, experiment.problem.batch - 1})
     table = rdf_table(experiment, np.asarray(observer.centres()), list(np.asarray(curves)))
     table["curves"] = [table["curves"][i] for i in chosen]

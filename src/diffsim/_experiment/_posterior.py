@@ -10,9 +10,19 @@ import numpy as np
 
 from .._adjoint import Reweight
 from .._errors import ConfigError
-from .._fit import NUTS, AbstractMethod, FitResult, PosteriorResult, explored, fit, posterior
+from .._fit import (
+    FORGETFUL,
+    NUTS,
+    AbstractMethod,
+    FitResult,
+    Memory,
+    PosteriorResult,
+    explored,
+    fit,
+    posterior,
+)
 from .._store.draws import write_draws
-from ._fits import AbstractFitTask
+from ._fits import AbstractFitTask, free_values
 from ._series import series
 from ._session import Session
 
@@ -44,16 +54,22 @@ class PosteriorFit(AbstractFitTask):
             )
         self.method.check()
 
-    def solve(self, experiment: Experiment, watch: Any, **further: Any) -> FitResult:
-        former = further.pop("former", None)
+    def solve(
+        self, experiment: Experiment, watch: Any, memory: Memory = FORGETFUL, **further: Any
+    ) -> FitResult:
+        again, former = "former" in further, further.pop("former", None)
         problem, key = experiment.problem, jax.random.key(experiment.seed)
-        if former is not None:
-            problem = problem.starting_at(_plain(former.values))
-        else:
+
+        def start() -> dict[str, Any]:
+            if former is not None:
+                return _plain({name: former.values[name] for name in problem.free})
             watch("compiling", {"what": "the search for a start"})
-            problem = explored(
-                problem, adjoint=experiment.adjoint, key=key, starts=self.starts, **further
-            )
+            options: dict[str, Any] = {"adjoint": experiment.adjoint, "starts": self.starts}
+            found = explored(problem, key=key, **options, **further)
+            return {name: found.parameters[name].init for name in problem.free}
+
+        like = jax.tree.map(np.asarray, free_values(problem))
+        problem = problem.starting_at(memory.once("refit" if again else "start", like, start))
         return fit(
             problem,
             steps=self.steps,
@@ -62,6 +78,7 @@ class PosteriorFit(AbstractFitTask):
             key=key,
             chunk=experiment.chunk,
             watch=watch,
+            memory=memory,
             **further,
         )
 
@@ -72,6 +89,7 @@ class PosteriorFit(AbstractFitTask):
         watch: Any,
         result: FitResult,
         pieces: dict[str, Any],
+        memory: Memory,
     ) -> dict[str, Any]:
         problem = experiment.problem.starting_at(_plain(result.values))
         session.console.say("sampling the posterior …")
@@ -82,6 +100,7 @@ class PosteriorFit(AbstractFitTask):
             key=jax.random.key(experiment.seed),
             starts=self.starts,
             watch=watch,
+            memory=memory.within("posterior"),
         )
         watch.close()
         session.console.say(_sentence(found))

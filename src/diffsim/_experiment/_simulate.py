@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._drive import Chunk, View, available_observables, drive, drive_flow
-from .._errors import ConfigError, Interrupted, LawBroken
+from .._errors import ConfigError, LawBroken
 from .._laws import Ledger, observables_of
 from .._simulation import AbstractFlow, Axis
 from .._solve import over_batch
@@ -34,41 +34,44 @@ def simulate(experiment: Experiment, session: Session) -> dict[str, Any]:
     params = problem.params(problem.initial())
     times, steps = _saves(experiment)
     states, done, kept = _begin(experiment, session, params)
+    expected = 0 if kept is None else kept.pop("frames")
+    if expected and not session.directory.trajectory.exists():
+        raise lost(session, 0, expected)
     available = available_observables(simulation, params, states)
     names = tuple(name for name in available if name not in PARTICLES)
     writer = open_trajectory(
         experiment, session, states, names, resume_at=done if session.resume else None
     )
+    if (frames := writer.frames) != expected:
+        writer.close()
+        raise lost(session, frames, expected)
     began, first = time.perf_counter(), None
-    good = (states, done, kept)
+    if session.profile is not None and steps - done <= experiment.chunk:
+        session.profile.begin()  # there will be no second chunk
     with writer, session.console.progress(steps, experiment.name) as progress:
         for chunk in _chunks(experiment, params, states, names, done, kept):
+            jax.block_until_ready(chunk.state)
             first = first or time.perf_counter() - began
-            _write(experiment, writer, chunk, times, names)
+            with session.timed("transfer and write frames"):
+                _write(experiment, writer, chunk, times, names)
+            session.tick()
             kept = _merge(kept, chunk)
             progress.update(chunk.steps, **_shown(chunk))
             _log(session, chunk, steps, time.perf_counter() - began)
-            try:
-                chunk.check()
-                _heed(session, kept["ledger"])
-                session.poll()
-            except Interrupted:
-                _save(session, (chunk.state, chunk.steps, kept), force=True)
-                raise
-            except Exception:
-                _save(session, good, force=True)
-                raise
-            good = (chunk.state, chunk.steps, kept)
-            _save(session, good)
+            chunk.check()
+            _heed(session, kept["ledger"])
+            states = chunk.state
+            _offer(experiment, session, states, chunk.steps, kept, writer.frames)
+            session.poll()
     seconds = time.perf_counter() - began
-    _save(session, good, force=True)
+    session.flush()
     return {
-        "states": good[0],
+        "states": states,
         "laws": kept["ledger"].rows() if kept else [],
         "measured": {
             "observables": averages(experiment, session, names),
             **_rdf(experiment, session),
-            **_choices(experiment, good[0]),
+            **_choices(experiment, states),
         },
         "iteration_s": seconds / max(1, steps - done),
         "compile_s": first or 0.0,
@@ -110,11 +113,14 @@ def _chunks(
         laws=experiment.laws,
         done=done,
         start_observed=kept and kept["start"],
+        last_observed=kept and kept["last"],
+        placement=experiment.placement,
     )
     if isinstance(simulation, AbstractFlow) and simulation.adaptive:
         return drive_flow(simulation, params, states, schedule=schedule, **common)
     if schedule.steps is None and done == 0:
-        states = over_batch(lambda state: simulation.at_time(state, schedule.t0), states)
+        at_start = lambda shared, state: shared.at_time(state, schedule.t0)  # noqa: E731
+        states = experiment.placement.map(at_start, simulation, states)
     plan = schedule.plan(simulation.time_step())
     return drive(simulation, params, states, steps=plan.steps, save_every=plan.stride, **common)
 
@@ -138,6 +144,7 @@ def equilibrated(experiment: Experiment, session: Session, params: PyTree) -> Py
                 steps=steps,
                 save_every=stride,
                 chunk=experiment.chunk,
+                placement=experiment.placement,
             ):
                 states = chunk.check().state
                 progress.update(chunk.steps)
@@ -146,7 +153,7 @@ def equilibrated(experiment: Experiment, session: Session, params: PyTree) -> Py
         begin = getattr(simulation, "continue_from", None)
         if begin is None:
             raise ConfigError("cannot go on from a thermostat's state", key="thermostat")
-        states = over_batch(lambda state: begin(params, state), states)
+        states = experiment.placement.map(begin, params, states)
     return states
 
 
@@ -154,36 +161,58 @@ def _begin(
     experiment: Experiment, session: Session, params: PyTree
 ) -> tuple[PyTree, int, dict[str, Any] | None]:
     """Where a run starts: equilibrated states, or the newest restart."""
-    if not session.resume or session.restarts.latest() is None:
-        session.resume = False
+    if not session.resume:
         return equilibrated(experiment, session, params), 0, None
-    problem = experiment.problem
+    simulation, problem, laws = experiment.simulation, experiment.problem, tuple(experiment.laws)
     states = problem.states(problem.initial(), jax.random.key(experiment.seed))
+    states = experiment.placement.place(states)
+    found = session.restarts.newest()
+    states = simulation.with_room(states, tuple(found[1]["room"] if found else ()))
     arrays, static = eqx.partition(states, eqx.is_array)
-    observed = over_batch(lambda state: experiment.simulation.observe(params, state), states)
-    start = {name: observed[name] for name in observables_of(experiment.laws, tuple(observed))}
-    laws = tuple(experiment.laws)
+    seen = eqx.filter_eval_shape(
+        lambda states: over_batch(lambda state: simulation.observe(params, state), states), states
+    )
+    start = {name: seen[name] for name in observables_of(laws, tuple(seen))}
     size = (problem.batch, len(laws)) if laws else (0,)
     kind = next(iter(start.values())).dtype if start else jnp.zeros(()).dtype
-    ledger = Ledger(laws, jnp.zeros(size, kind), jnp.zeros(size, jnp.int32))
-    template = (arrays, start, ledger.worst, ledger.first_broken_step)
-    done, (arrays, start, worst, first), _ = session.restarts.load(template)
-    kept = {"start": start, "ledger": Ledger(laws, worst, first)}
+    marks = (jnp.zeros(size, kind), jnp.zeros(size, jnp.int32))
+    done, tree, meta = session.restarts.load((arrays, start, start, *marks), resize=True)
+    arrays, start, last, worst, first = tree
+    session.logged = meta["logged"]
+    ledger = Ledger(laws, worst, first)
+    kept = {"start": start, "last": last, "ledger": ledger, "frames": meta["frames"]}
     return eqx.combine(arrays, static), done, kept
 
 
-def _save(session: Session, point: tuple[PyTree, int, Any], *, force: bool = False) -> None:
-    states, steps, kept = point
-    if kept is None or steps == 0:
-        return
+def lost(session: Session, found: int, expected: int) -> ConfigError:
+    """What is wrong with a trajectory that has not the frames of its restart."""
+    return ConfigError(
+        f"trajectory.h5 holds {found} frames up to the restart, which saw {expected}",
+        key="resume",
+        value=str(session.directory.trajectory),
+        allowed="the trajectory that the run has written",
+    )
+
+
+def _offer(
+    experiment: Experiment,
+    session: Session,
+    states: PyTree,
+    steps: int,
+    kept: dict[str, Any],
+    frames: int,
+) -> None:
+    """What the run can go on from, with the number of frames in its trajectory."""
     ledger = kept["ledger"]
-    tree = (eqx.filter(states, eqx.is_array), kept["start"], ledger.worst, ledger.first_broken_step)
-    session.save(steps, tree, {"steps": steps}, force=force)
+    arrays = eqx.filter(states, eqx.is_array)
+    tree = (arrays, kept["start"], kept["last"], ledger.worst, ledger.first_broken_step)
+    meta = {"steps": steps, "frames": frames, "room": experiment.simulation.room(states)}
+    session.offer(steps, lambda: (tree, meta))
 
 
 def _merge(kept: dict[str, Any] | None, chunk: Chunk) -> dict[str, Any]:
     ledger = chunk.ledger if kept is None else kept["ledger"].merge(chunk.ledger)
-    return {"start": chunk.start_observed, "ledger": ledger}
+    return {"start": chunk.start_observed, "last": chunk.last_observed, "ledger": ledger}
 
 
 def _heed(session: Session, ledger: Ledger) -> None:
@@ -217,12 +246,13 @@ def open_trajectory(
         units |= {q: system.unit_of(q) for q in ("length", "time", "mass", "velocity")}
     particles: dict[str, Any] = {}
     if experiment.has_particles and condition is not None:
-        masses = np.asarray(states.masses[condition])
+        masses, box = experiment.placement.fetch((states.masses[condition], states.box[condition]))
+        masses = np.asarray(masses)
         if system is not None:
             masses = masses / system.mass_factor
         particles = {
             "atoms": states.positions.shape[1],
-            "box": np.asarray(states.box[condition]),
+            "box": np.asarray(box),
             "masses": masses,
         }
     return TrajectoryWriter(
@@ -258,7 +288,8 @@ def _write(
     condition = experiment.condition
     frames = {}
     if experiment.has_particles and condition is not None:
-        frames = {name: seen[name][condition] for name in PARTICLES}
+        moving = (*PARTICLES, "box") if "box" in seen else PARTICLES
+        frames = {name: seen[name][condition] for name in moving}
     single = experiment.problem.batch == 1
     observables = {n: seen[n][0] if single else np.moveaxis(seen[n], 0, 1) for n in names}
     writer.extend(steps, [times[n] for n in steps], **frames, observables=observables)
@@ -274,6 +305,7 @@ def _log(session: Session, chunk: Chunk, steps: int, seconds: float) -> None:
     session.directory.log(
         {"step": chunk.steps, "steps": steps, "seconds": round(seconds, 3), **_shown(chunk)}
     )
+    session.logged = chunk.steps
 
 
 def averages(experiment: Experiment, session: Session, names: tuple[str, ...]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from .._adjoint import AbstractAdjoint
 from .._drive import View, drive
 from .._errors import ConfigError
 from .._fit import FitResult, scalars
-from .._solve import over_batch
 from ._session import Session
 
 if TYPE_CHECKING:
@@ -49,7 +48,9 @@ class StepSizeStudy(AbstractStudy):
         problem = experiment.problem
         params = problem.params(problem.initial())
         # from the end of the run: equilibrium, the same start for all
-        start = over_batch(lambda s: experiment.simulation.prepare(params, s), pieces["states"])
+        fresh = lambda shared, state: shared[0].prepare(shared[1], state)  # noqa: E731
+        placement = experiment.placement
+        start = placement.map(fresh, (experiment.simulation, params), pieces["states"])
         scatter = []
         for dt in sorted(self.dts, reverse=True):
             simulation = experiment.simulation.with_time_step(dt)  # pyright: ignore
@@ -64,6 +65,7 @@ class StepSizeStudy(AbstractStudy):
                     chunk=experiment.chunk,
                     save_every=self.save_every,
                     view=View(("total_energy",)),
+                    placement=placement,
                 ):
                     energies.append(np.asarray(chunk.check().seen["observables"]["total_energy"]))
                     progress.update(chunk.steps)

@@ -6,6 +6,10 @@ from ._curve import curve_fit as curve_fit
 from ._gradient import fit as fit
 from ._least_squares import check_squares as check_squares
 from ._least_squares import least_squares as least_squares
+from ._memory import FORGETFUL as FORGETFUL
+from ._memory import Kept as Kept
+from ._memory import Memory as Memory
+from ._memory import Saved as Saved
 from ._methods import NUTS as NUTS
 from ._methods import SVI as SVI
 from ._methods import AbstractMethod as AbstractMethod

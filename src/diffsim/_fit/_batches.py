@@ -17,6 +17,7 @@ from .._errors import ConfigError, SimulationError
 from .._problem import Problem
 from ._descent import HALVINGS, Iterate, searches, strong, update
 from ._evaluate import Evaluator, Run
+from ._memory import FORGETFUL, Memory, kept_with
 from ._result import scalars
 
 
@@ -31,7 +32,9 @@ class BatchDescent:
         transform: optax.GradientTransformationExtraArgs,
         batch: int,
         key: PRNGKeyArray,
+        memory: Memory = FORGETFUL,
     ):
+        self.memory = memory
         self.evaluator, self.mask, self.transform, self.batch = evaluator, mask, transform, batch
         self.problem, self.used = evaluator.problem, np.flatnonzero(mask)
         self.random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
@@ -40,11 +43,10 @@ class BatchDescent:
 
     def run(self, steps: int) -> Iterate:
         """The last of `steps` iterates, evaluated over all conditions."""
-        z = strong(self.evaluator.start)
-        state = strong(self.transform.init(z))
+        z, state, former, back = self._begin()
         share = np.full(self.batch, math.sqrt(len(self.used) / self.batch))  # enters squared
-        former, back = z, 0
         while len(self.history) < steps:
+            self._put_by(z, state, former, back)
             began = time.perf_counter()
             rows = self.random.choice(self.used, self.batch, replace=False)
             self.evaluator.problem = self.problem.rows(np.sort(rows))
@@ -61,8 +63,30 @@ class BatchDescent:
             run = self.evaluator.run(share, z)
             slope = strong((jnp.asarray(loss / share[0] ** 2, z.dtype), gradient / share[0] ** 2))
             z, state = update(self.transform, self.evaluator.unravel, run, z, state, *slope)
+            z, state = self.problem.placement.fetch((z, state))
         self.evaluator.problem = self.problem
+        self._put_by(z, state, former, back, ended=True)
         return self._over_all(z)
+
+    def _begin(self) -> tuple[Array, Any, Array, int]:
+        """z, the optimiser's state, the last z that did not fail, and how often it went back."""
+        z = strong(self.evaluator.start)
+        state = strong(self.transform.init(z))
+        saved = self.memory.recall("batches")
+        if saved is None:
+            return z, state, z, 0
+        self.evaluator.restore(saved)
+        self.history[:] = saved.own["history"]
+        self.random.bit_generator.state = saved.own["random"]
+        found = saved.tree("batches", (z, state, z))
+        return *found, saved.own["back"]
+
+    def _put_by(self, z: Array, state: Any, former: Array, back: int, ended: bool = False) -> None:
+        """Offer what can be gone on with from here."""
+        own = {"history": list(self.history), "back": back}
+        own["random"] = self.random.bit_generator.state
+        trees = {"batches": (z, state, former)}
+        self.memory.offer("batches", kept_with(self.evaluator.snapshot(), trees, own), ended)
 
     def _over_all(self, z: Array) -> Iterate:
         """The loss and the prediction of all conditions, without a gradient."""

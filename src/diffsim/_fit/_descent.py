@@ -16,6 +16,7 @@ from jaxtyping import Array
 from .._errors import SimulationError
 from ._derivative import explicit
 from ._evaluate import Evaluator, Run
+from ._memory import FORGETFUL, Memory, kept_with, lean
 from ._result import scalars
 
 TOL = 1e-6  # of the gradient in parameters of size one, relative to the loss, both per datum
@@ -43,7 +44,7 @@ def update(
     updates, state = transform.update(
         gradient, state, z, value=loss / count, grad=gradient, value_fn=share
     )
-    return strong((z + updates, state))
+    return run.problem.placement.readable(strong((z + updates, state)))
 
 
 def strong(tree: Any) -> Any:
@@ -72,8 +73,10 @@ class Descent:
         mask: np.ndarray,
         transform: optax.GradientTransformationExtraArgs,
         tol: float | None,
+        memory: Memory = FORGETFUL,
     ):
         self.evaluator, self.mask, self.transform, self.tol = evaluator, mask, transform, tol
+        self.memory = memory
         self.problem = evaluator.problem
         self.history: list[dict[str, Any]] = []
         self.best: Iterate | None = None
@@ -82,10 +85,9 @@ class Descent:
 
     def run(self, steps: int) -> Iterate:
         """The best of `steps` iterates, or of those to convergence."""
-        z = strong(self.evaluator.start)
-        state = strong(self.transform.init(z))
-        back = 0
-        for _ in range(steps):
+        z, state, back, done = self._begin()
+        for n in range(done, steps):
+            self._put_by(z, state, back, n)
             try:
                 point = self._evaluate(z)
             except SimulationError:
@@ -103,8 +105,43 @@ class Descent:
             run = self.evaluator.run(self.mask, z)
             slope = strong((jnp.asarray(point.loss, z.dtype), point.gradient))
             z, state = update(self.transform, self.evaluator.unravel, run, z, state, *slope)
+            z, state = self.problem.placement.fetch((z, state))
+        self._put_by(z, state, 0, steps, ended=True)
         assert self.best is not None
         return self.best
+
+    def _begin(self) -> tuple[Array, Any, int, int]:
+        """z, the optimiser's state, how often in a row it went back, and the iterations so far."""
+        z = strong(self.evaluator.start)
+        state = strong(self.transform.init(z))
+        saved = self.memory.recall("descent")
+        if saved is None:
+            return z, state, 0, 0
+        own = saved.own
+        self.evaluator.restore(saved)
+        self.history[:], self.idle = own["history"], own["idle"]
+        self.converged = own["converged"]
+        if "loss" in own:
+            shapes = self.evaluator.shapes(z, self.mask)
+            best = saved.tree("best", (z, z, lean(shapes[2])))
+            self.best = Iterate(best[0], own["loss"], best[1], best[2])
+        return saved.tree("z", z), saved.tree("optimiser", state), own["back"], own["done"]
+
+    def _put_by(self, z: Array, state: Any, back: int, done: int, ended: bool = False) -> None:
+        """Offer what can be gone on with from: now, and in the middle of sampling."""
+        own = {"history": list(self.history), "idle": self.idle, "back": back, "done": done}
+        own["converged"] = self.converged
+        trees = {"z": z, "optimiser": state}
+        if self.best is not None:
+            own["loss"] = self.best.loss
+            trees["best"] = (self.best.z, self.best.gradient, lean(self.best.prediction))
+
+        def put_by() -> None:
+            record = kept_with(self.evaluator.snapshot(), trees, own)
+            self.memory.offer("descent", record, ended)
+
+        self.evaluator.put_by = put_by
+        put_by()
 
     def _evaluate(self, z: Array) -> Iterate:
         began = time.perf_counter()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -27,8 +27,9 @@ from .._drive import View, drive
 from .._errors import ConfigError
 from .._problem import Prediction, Problem
 from .._schedule import Schedule
-from .._solve import check_health
+from .._solve import check_health, over_batch
 from ._derivative import pushed
+from ._memory import Facts, Kept, Saved
 from ._planned import planned
 from ._result import Cost
 
@@ -73,14 +74,32 @@ class Run(eqx.Module):
 
     def residuals(self, theta: dict[str, PyTree]) -> tuple[Array, Prediction]:
         prediction = self.predict(theta)
-        return self.problem.residuals(theta, prediction, self.use), prediction
+        residuals = self.problem.residuals(theta, prediction, self.use)
+        return self.problem.placement.readable(residuals), prediction
 
     def loss(self, theta: dict[str, PyTree]) -> tuple[Array, Prediction]:
         prediction = self.predict(theta)
-        return self.problem.loss(theta, prediction, self.use), prediction
+        loss = self.problem.loss(theta, prediction, self.use)
+        return self.problem.placement.readable(loss), prediction
 
 
 Evaluation = tuple[Array, Array, Prediction]
+
+
+class Sampling(NamedTuple):
+    """How far the drawing of samples is: what is going on, the steps taken of it, and what was
+    seen in each chunk of it."""
+
+    what: str
+    steps: int
+    kept: tuple[dict[str, PyTree], ...] = ()
+
+    def joined(self) -> Samples:
+        join = lambda *parts: jnp.concatenate(parts, axis=1)  # noqa: E731
+        return Samples(
+            jax.tree.map(join, *(seen["states"] for seen in self.kept)),
+            jnp.concatenate([seen["u"] for seen in self.kept], axis=1),
+        )
 
 
 def residuals_and_jacobian(z: Array, unravel: Callable[[Array], Any], run: Run) -> Evaluation:
@@ -142,6 +161,8 @@ class Evaluator:
         self.compiled: dict[Any, tuple[Any, Cost]] = {}
         self.cost = Cost(0.0, 0.0, None)
         self.seconds: list[float] = []
+        self.sampling: Sampling | None = None
+        self.put_by: Callable[[], None] = lambda: None  # between two chunks of sampling
 
     def at(self, z: Array, use: Array | np.ndarray) -> tuple[Any, Any, Prediction, dict[str, Any]]:
         """(value, derivative, prediction, facts) at z, from samples that serve at z."""
@@ -181,24 +202,24 @@ class Evaluator:
         return self.adjoint.why if self.plan is None else self.plan.why
 
     def sample(self, z: Array) -> None:
-        """Equilibrate at z from where the states are, then draw the schedule's samples."""
+        """Equilibrate at z from where the states are, then draw the schedule's samples; where an
+        earlier session was ended in the middle of that, from there."""
         problem, params = self.problem, self.problem.params(self.unravel(z))
         plan = self.schedule.plan(problem.simulation.time_step())
-        self._advance(
-            params, _whole(problem.equilibration, plan.stride), plan.stride, "equilibration"
-        )
-        kept = self._advance(params, plan.steps, plan.stride, "sampling")
-        join = lambda *parts: jnp.concatenate(parts, axis=1)  # noqa: E731
-        self.samples = Samples(
-            jax.tree.map(join, *(seen["states"] for seen in kept)),
-            jnp.concatenate([seen["u"] for seen in kept], axis=1),
-        )
+        self.sampling = self.sampling or Sampling("equilibration", 0)
+        if self.sampling.what == "equilibration":
+            self._advance(params, _whole(problem.equilibration, plan.stride), plan.stride)
+            self.sampling = Sampling("sampling", 0)
+        self._advance(params, plan.steps, plan.stride)
+        self.samples, self.sampling = self.sampling.joined(), None
 
-    def _advance(self, params: PyTree, steps: int, save_every: int, what: str) -> list[Any]:
+    def _advance(self, params: PyTree, steps: int, save_every: int) -> None:
         """Move the states on; equilibration sees what sampling sees, so that it compiles
         nothing."""
-        kept = []
-        self.watch(what, {"steps": 0, "of": steps})
+        now = self.sampling
+        assert now is not None
+        what = now.what
+        self.watch(what, {"steps": now.steps, "of": steps})
         for piece in drive(
             self.problem.simulation,
             params,
@@ -207,13 +228,73 @@ class Evaluator:
             save_every=save_every,
             chunk=self.chunk,
             view=View(samples=True),
+            done=now.steps,
+            placement=self.problem.placement,
         ):
             piece.check()
             self.states = piece.state
-            if what == "sampling":
-                kept.append(piece.seen)
+            now = Sampling(what, piece.steps, (*now.kept, piece.seen) if what == "sampling" else ())
+            self.sampling = now
+            self.put_by()
             self.watch(what, {"steps": piece.steps, "of": steps})
-        return kept
+
+    def snapshot(self) -> Callable[[], Kept]:
+        """What makes, later, the record of how this stands now: all that an evaluator which goes
+        on needs beside its problem."""
+        states, samples, sampling = self.states, self.samples, self.sampling
+        facts: Facts = {"caution": self.caution, "cost": list(self.cost), "room": self._room()}
+
+        def make() -> Kept:
+            trees: dict[str, PyTree] = {"states": eqx.filter(states, eqx.is_array)}
+            if samples is not None:
+                trees["samples"] = eqx.filter(samples, eqx.is_array)
+            if sampling is None:
+                return Kept(trees, facts)
+            if sampling.kept:
+                trees["sampling"] = eqx.filter(sampling.joined(), eqx.is_array)
+            return Kept(trees, facts | {"sampling": [sampling.what, sampling.steps]})
+
+        return make
+
+    def restore(self, saved: Saved) -> None:
+        """Go on from a snapshot."""
+        facts, simulation = saved.facts, self.problem.simulation
+        states = self.states
+        if not eqx.is_array(states):
+            states = simulation.with_room(states, tuple(facts["room"]))
+        self.states = saved.tree("states", states)
+        if saved.has("samples"):
+            self.samples = saved.tree("samples", self._samples_like())
+        if "sampling" in facts:
+            what, steps = facts["sampling"]
+            self.sampling = Sampling(what, steps)
+            if saved.has("sampling"):
+                part: Samples = saved.tree("sampling", self._samples_like())
+                seen = {"states": part.states, "u": part.u}
+                self.sampling = Sampling(what, steps, (seen,))
+        if facts["caution"] is not None:
+            self.caution = facts["caution"]
+            self.adjoint, self.choice = RecursiveCheckpoint(), None
+        self.cost = Cost(*facts["cost"])
+
+    def _room(self) -> list[int]:
+        if eqx.is_array(self.states):
+            return []
+        return list(self.problem.simulation.room(self.states))
+
+    def _samples_like(self) -> Samples:
+        """The structure and the types of samples."""
+        params = self.problem.params(self.problem.initial())
+
+        def see(state: PyTree) -> Samples:
+            seen = View(samples=True)(self.problem.simulation, params, state)
+            return Samples(seen["states"], seen["u"])
+
+        return eqx.filter_eval_shape(lambda states: over_batch(see, states), self.states)
+
+    def shapes(self, z: Array, use: Array | np.ndarray) -> Any:
+        """What an evaluation at z returns, with shapes in place of arrays."""
+        return eqx.filter_eval_shape(self.what, z, self.unravel, self.run(use, z))
 
     def run(self, use: Array | np.ndarray, z: Array) -> Run:
         """What an evaluation at z is made of."""
@@ -234,6 +315,8 @@ class Evaluator:
         began = time.perf_counter()
         out = eqx.combine(run(dynamic), self.static_out)
         jax.block_until_ready(out[0])
+        value, derivative = self.problem.placement.fetch(out[:2])
+        out = value, derivative, out[2]
         self.seconds.append(time.perf_counter() - began)
         self.cost = self.cost._replace(evaluation_s=float(np.median(self.seconds)))
         return out
@@ -252,8 +335,9 @@ class Evaluator:
 
         def flat(dynamic):
             z, run = eqx.combine(dynamic, static)
-            out = self.what(z, self.unravel, run)
-            arrays, rest = eqx.partition(out, eqx.is_array)
+            value, derivative, prediction = self.what(z, self.unravel, run)
+            both = self.problem.placement.readable((value, derivative))
+            arrays, rest = eqx.partition((*both, prediction), eqx.is_array)
             holder.append(rest)
             return arrays
 

@@ -13,12 +13,13 @@ from jaxtyping import PRNGKeyArray
 
 from .._adjoint import AbstractAdjoint
 from .._errors import ConfigError
-from .._problem import Problem
+from .._problem import Problem, fetched
 from .._solve import default_adjoint
 from ._batches import BatchDescent
 from ._descent import Descent
 from ._evaluate import Evaluator, Watch, loss_and_gradient, mask_of, silent
 from ._laplace import laplace
+from ._memory import FORGETFUL, Memory
 from ._result import FitResult
 
 
@@ -35,6 +36,7 @@ def fit(
     uncertainty: Literal["laplace"] | None = None,
     chunk: int | None = None,
     watch: Watch = silent,
+    memory: Memory = FORGETFUL,
 ) -> FitResult:
     """θ ← θ + optimiser(∇L(θ)/n), L the negative log posterior of n data, for `steps` iterations.
 
@@ -44,7 +46,7 @@ def fit(
     when ‖max(1, |θ|) ∇L‖ is below 10⁻⁶ max(n, |L|), or when a line search finds nothing better in
     ten iterations; `batch`: how many conditions, drawn anew in each iteration, stand for all of
     them; `uncertainty`: "laplace" for error bars from the inverse Hessian of L at the end, which
-    cost it; `use`, `chunk`, `watch`: as in `least_squares`.
+    cost it; `use`, `chunk`, `watch`, `memory`: as in `least_squares`.
 
     The best iterate seen is returned; where a trajectory fails, an optimiser with a line search
     starts anew half-way back to it. With `batch` the last iterate is returned, which goes half-way
@@ -67,19 +69,20 @@ def fit(
     evaluator = Evaluator(problem, adjoint, key, loss_and_gradient, watch, chunk)
     transform = optax.with_extra_args_support(optimiser)
     if batch is None:
-        descent = Descent(evaluator, mask, transform, tol)
+        descent = Descent(evaluator, mask, transform, tol, memory)
     else:
-        descent = BatchDescent(evaluator, mask, transform, batch, key)
+        descent = BatchDescent(evaluator, mask, transform, batch, key, memory)
     best = descent.run(steps)
     theta = evaluator.unravel(best.z)
     run = evaluator.run(mask, best.z)
+    prediction = fetched(best.prediction, problem.placement)
     return FitResult(
         theta=theta,
         values=problem.values(theta),
         loss=best.loss,
         uncertainty=laplace(theta, run) if uncertainty else None,
-        prediction=best.prediction,
-        residuals=np.asarray(problem.residuals(theta, best.prediction, jnp.asarray(mask))),
+        prediction=prediction,
+        residuals=np.asarray(problem.residuals(theta, prediction, jnp.asarray(mask))),
         history=descent.history,
         converged=descent.converged,
         cost=evaluator.cost,

@@ -19,7 +19,7 @@ def laplace(theta: Mapping[str, jax.Array], run: Run) -> Uncertainty:
     flat, unravel = ravel_pytree(dict(theta))
     loss = lambda z: run.loss(unravel(z))[0]  # noqa: E731
     second = lambda z: hessian(loss, z, run.adjoint, run.problem.simulation)  # noqa: E731
-    curvature = np.asarray(jax.jit(second)(flat))
+    curvature = np.asarray(run.problem.placement.fetch(jax.jit(second)(flat)))
     finite = bool(np.all(np.isfinite(curvature)))
     if finite and np.all(np.linalg.eigvalsh(curvature) > 0):
         covariance = np.linalg.inv(curvature)

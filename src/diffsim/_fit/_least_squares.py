@@ -16,10 +16,11 @@ from jaxtyping import PRNGKeyArray
 
 from .._adjoint import AbstractAdjoint, Reweight
 from .._errors import ConfigError, SimulationError
-from .._problem import Problem
+from .._problem import Problem, fetched
 from .._schedule import Schedule
 from .._solve import default_adjoint
 from ._evaluate import Evaluator, Watch, mask_of, residuals_and_jacobian, silent
+from ._memory import FORGETFUL, Memory, Saved, kept_with, lean
 from ._optimistix import check_method, solve_residuals
 from ._result import FitResult, scalars
 from ._uncertainty import Uncertainty, estimate, sampling_errors
@@ -73,6 +74,7 @@ def least_squares(
     watch: Watch = silent,
     former: FitResult | None = None,
     method: Any = None,
+    memory: Memory = FORGETFUL,
 ) -> FitResult:
     """min_θ ½ ‖r(θ)‖² by (JᵀJ + λ diag JᵀJ) δ = -Jᵀr, J exact (Marquardt 1963,
     doi:10.1137/0111030).
@@ -90,7 +92,7 @@ def least_squares(
     the parameters' units; `chunk`: simulation steps between two calls of `watch`; `former`: go on
     from a former fit of the same problem, with its samples and compiled code; `method`: instead of
     this loop a solver of optimistix (`LevenbergMarquardt`, `GaussNewton`, `Dogleg`), for problems
-    without samples; its tolerances then end the fit.
+    without samples; its tolerances then end the fit; `memory`: where it puts by how far it is.
 
     **Raises** `ConfigError` before tracing, `SimulationError` when a trajectory fails at the start
     or for every step from a θ, or where the derivative is not finite.
@@ -110,17 +112,17 @@ def least_squares(
     else:
         evaluator = Evaluator(problem, adjoint, key, residuals_and_jacobian, watch, chunk)
         z = evaluator.start
-    fit = _Fit(evaluator, mask, damping, tol, watch, systematic)
+    fit = _Fit(evaluator, mask, damping, tol, watch, systematic, memory)
     fit.history.extend([] if former is None else former.history)
     z = np.asarray(z)
     if evaluator.sampled and former is None:
-        if explore < 1:
+        if explore < 1 and not memory.reached("whole"):
             evaluator.at_schedule(_shortened(problem.schedule, explore))
-            z = fit.descend(z, steps, share_of_error=1.0).z
+            z = fit.descend("explore", z, steps, share_of_error=1.0).z
         evaluator.at_schedule(problem.schedule)
     if method is not None:
         return fit.result(fit.by(method, z, steps))
-    point = fit.descend(z, steps, share_of_error=SAMPLED_TOL)
+    point = fit.descend("whole", z, steps, share_of_error=SAMPLED_TOL)
     return fit.result(point)
 
 
@@ -152,8 +154,10 @@ class _Fit:
         tol: float,
         watch: Watch,
         systematic: Mapping[str, float] | None,
+        memory: Memory,
     ):
         self.evaluator, self.mask, self.tol, self.watch = evaluator, mask, tol, watch
+        self.memory = memory
         self.problem, self.systematic = evaluator.problem, systematic
         self.damping = damping
         self.history: list[dict[str, Any]] = []
@@ -176,11 +180,11 @@ class _Fit:
         self.watch("iteration", record)
         return point
 
-    def descend(self, z: np.ndarray, steps: int, share_of_error: float) -> _Point:
+    def descend(self, stage: str, z: np.ndarray, steps: int, share_of_error: float) -> _Point:
         """Iterate to convergence: a step below `tol`, or below its share of the sampling error."""
-        point, self.converged = self.evaluate(z).checked(), False
-        failure = None
-        for _ in range(steps - 1):
+        point, failure, done = self._begin(stage, z)
+        for n in range(done, steps - 1):
+            self._put_by(stage, z, point, failure, n)
             step = self._step(point)
             settled = self._settled(point, step, share_of_error)
             if failure is not None and (settled or self.damping > MOST_DAMPING):
@@ -193,7 +197,51 @@ class _Fit:
                 point, self.damping = trial.checked(), max(self.damping / 5, 1e-12)
             else:
                 self.damping = max(self.damping, 1e-6) * 20
+        self._put_by(stage, z, point, None, steps)
         return point
+
+    def _begin(self, stage: str, z: np.ndarray) -> tuple[_Point, SimulationError | None, int]:
+        """The first point of a stage, or the last of an earlier session with the failure after it
+        and the number of steps taken."""
+        saved, self.converged = self.memory.recall(stage), False
+        if saved is not None:
+            facts = saved.own
+            self.evaluator.restore(saved)
+            self.damping, self.history[:] = facts["damping"], facts["history"]
+            if "point" in facts:
+                failure = facts["failure"] and SimulationError(**facts["failure"])
+                self.converged = facts["converged"]
+                return self._recalled(saved), failure, facts["steps"]
+            z = saved.tree("z", z)
+        self._put_by(stage, z, None, None, 0)
+        return self.evaluate(z).checked(), None, 0
+
+    def _put_by(
+        self, stage: str, z: np.ndarray, point: _Point | None, failure: Any, steps: int
+    ) -> None:
+        """Offer what the stage can be gone on with from: now, and in the middle of sampling.
+        After `steps` of them all it has ended."""
+        why = failure and {"cause": failure.cause, "step": failure.step, "advice": failure.advice}
+        own = {"damping": self.damping, "history": list(self.history)}
+        own |= {"steps": steps, "failure": why, "converged": self.converged}
+        arrays: dict[str, Any] = {"z": z}
+        if point is not None:
+            arrays = {"point": (point.z, point.residuals, point.jacobian, lean(point.prediction))}
+            own["point"] = {"iteration": point.iteration, "facts": point.facts}
+
+        def put_by() -> None:
+            self.memory.offer(stage, kept_with(self.evaluator.snapshot(), arrays, own))
+
+        self.evaluator.put_by = put_by
+        put_by()
+
+    def _recalled(self, saved: Saved) -> _Point:
+        z = np.asarray(self.evaluator.start)
+        shapes = self.evaluator.shapes(self.evaluator.start, self.mask)
+        like = (z, np.zeros(0, z.dtype), np.zeros(0, z.dtype), lean(shapes[2]))
+        known = saved.own["point"]
+        found = saved.tree("point", like)
+        return _Point(known["iteration"], found[0], found[1], found[2], found[3], known["facts"])
 
     def _try(self, z: np.ndarray) -> tuple[_Point | None, SimulationError | None]:
         """The evaluated z, or why its trajectory failed; samples that fail end the fit."""
@@ -266,7 +314,7 @@ class _Fit:
             values=self.problem.values(theta),
             loss=point.loss,
             uncertainty=self._uncertainty(point),
-            prediction=point.prediction,
+            prediction=fetched(point.prediction, self.problem.placement),
             residuals=point.residuals,
             history=self.history,
             converged=self.converged,

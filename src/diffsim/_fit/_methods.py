@@ -14,6 +14,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from .._errors import ConfigError
 from ._density import Whitened
 from ._evaluate import Watch
+from ._memory import FORGETFUL, Memory
 
 EFFICIENCY_LEAST = 0.1  # of an approximation, by importance weights
 
@@ -36,8 +37,11 @@ class AbstractMethod(eqx.Module):
         """Refuse, before anything is traced, what is not installed."""
 
     @abstractmethod
-    def draw(self, target: Whitened, key: PRNGKeyArray, watch: Watch) -> Draws:
-        """Draw, telling `watch` ("warmup", "sampling") how far it is; it may raise to end this."""
+    def draw(
+        self, target: Whitened, key: PRNGKeyArray, watch: Watch, memory: Memory = FORGETFUL
+    ) -> Draws:
+        """Draw, telling `watch` ("warmup", "sampling") how far it is; it may raise to end this.
+        What it puts by in `memory` it goes on from."""
 
 
 class NUTS(AbstractMethod):
@@ -51,7 +55,8 @@ class NUTS(AbstractMethod):
     against divergences; `max_tree_depth`: at most 2^depth gradients a draw; `dense_mass`: learn
     correlations too (the Laplace approximation, in whose coordinates this runs, has those of the
     mode); `backend`: "numpyro" or "blackjax"; `chain_method`: "vectorized" runs all chains in one
-    program, "parallel" an equal share of them on each of this process's devices.
+    program, "parallel" an equal share of them on each of this process's devices, or on so many as
+    `devices` says. A problem placed as `Batch` runs chains in parallel where they divide.
     """
 
     warmup: int = 500
@@ -62,10 +67,13 @@ class NUTS(AbstractMethod):
     dense_mass: bool = False
     backend: Literal["numpyro", "blackjax"] = "numpyro"
     chain_method: Literal["vectorized", "parallel"] = "vectorized"
+    devices: int | None = None
 
     def __check_init__(self):
         for key, least in (("warmup", 20), ("draws", 4), ("chains", 1), ("max_tree_depth", 1)):
             _at_least(key, getattr(self, key), least)
+        if self.devices is not None:
+            _at_least("devices", self.devices, 1)
         if not 0 < self.target_accept < 1:
             raise ConfigError("must be in (0, 1)", key="target_accept", value=self.target_accept)
         if self.backend not in ("numpyro", "blackjax"):
@@ -92,7 +100,8 @@ class NUTS(AbstractMethod):
     def _devices(self) -> list[Any]:
         """Where the chains run: None is JAX's default device."""
         parallel = self.chain_method == "parallel"
-        return jax.local_devices()[: self.chains] if parallel else [None]
+        most = min(self.chains, self.devices or self.chains)
+        return jax.local_devices()[:most] if parallel else [None]
 
     def spread(self, tree: PyTree) -> list[PyTree]:
         """Arrays (chains, ...) as one group of chains a device, each on its own."""
@@ -102,11 +111,13 @@ class NUTS(AbstractMethod):
         groups = [jax.tree.map(operator.itemgetter(part), tree) for part in parts]
         return list(map(jax.device_put, groups, devices))
 
-    def draw(self, target: Whitened, key: PRNGKeyArray, watch: Watch) -> Draws:
+    def draw(
+        self, target: Whitened, key: PRNGKeyArray, watch: Watch, memory: Memory = FORGETFUL
+    ) -> Draws:
         from ._nuts import blackjax_nuts, numpyro_nuts
 
         sample = numpyro_nuts if self.backend == "numpyro" else blackjax_nuts
-        return sample(self, target, key, watch)
+        return sample(self, target, key, watch, memory)
 
 
 class SVI(AbstractMethod):
@@ -140,10 +151,12 @@ class SVI(AbstractMethod):
     def check(self) -> None:
         require("numpyro")
 
-    def draw(self, target: Whitened, key: PRNGKeyArray, watch: Watch) -> Draws:
+    def draw(
+        self, target: Whitened, key: PRNGKeyArray, watch: Watch, memory: Memory = FORGETFUL
+    ) -> Draws:
         from ._svi import svi
 
-        return svi(self, target, key, watch)
+        return svi(self, target, key, watch, memory)
 
 
 class Laplace(AbstractMethod):
@@ -163,7 +176,10 @@ class Laplace(AbstractMethod):
     def check(self) -> None:
         return
 
-    def draw(self, target: Whitened, key: PRNGKeyArray, watch: Watch) -> Draws:
+    def draw(
+        self, target: Whitened, key: PRNGKeyArray, watch: Watch, memory: Memory = FORGETFUL
+    ) -> Draws:
+        del memory  # one evaluation
         u = jax.random.normal(key, (1, self.draws, target.size), target.centre.dtype)
         watch("sampling", {"steps": self.draws, "of": self.draws})
         log_q = -0.5 * np.sum(np.asarray(u[0]) ** 2, axis=1)

@@ -13,6 +13,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ._density import Whitened
 from ._evaluate import Watch
+from ._memory import Kept, Memory
 
 if TYPE_CHECKING:
     from ._methods import NUTS, Draws
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 PIECE = 50  # transitions between two looks of the host
 
 
-def numpyro_nuts(options: NUTS, target: Whitened, key: PRNGKeyArray, watch: Watch) -> Draws:
+def numpyro_nuts(
+    options: NUTS, target: Whitened, key: PRNGKeyArray, watch: Watch, memory: Memory
+) -> Draws:
     """NumPyro's kernel: its warm-up is part of the same program."""
     from numpyro.infer import NUTS as Kernel
 
@@ -44,12 +47,15 @@ def numpyro_nuts(options: NUTS, target: Whitened, key: PRNGKeyArray, watch: Watc
 
     piece = _piece(options.warmup, options.draws)
     advance = jax.jit(lambda state: jax.lax.scan(step, state, None, length=piece))
-    states, _ = _march(advance, states, options.warmup, piece, watch, "warmup")
-    _, kept = _march(advance, states, options.draws, piece, watch, "sampling")
+    if not memory.reached("sampling"):
+        states, _ = _march(advance, states, options.warmup, piece, watch, "warmup", memory)
+    _, kept = _march(advance, states, options.draws, piece, watch, "sampling", memory)
     return _collected(kept)
 
 
-def blackjax_nuts(options: NUTS, target: Whitened, key: PRNGKeyArray, watch: Watch) -> Draws:
+def blackjax_nuts(
+    options: NUTS, target: Whitened, key: PRNGKeyArray, watch: Watch, memory: Memory
+) -> Draws:
     """BlackJAX's kernel, after its window adaptation."""
     import blackjax as package  # pyright: ignore[reportMissingImports]
 
@@ -93,7 +99,7 @@ def blackjax_nuts(options: NUTS, target: Whitened, key: PRNGKeyArray, watch: Wat
     advance = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=piece))
     keys = options.spread(jax.random.split(chain, options.chains))
     carries = [(*group, own) for group, own in zip(groups, keys, strict=True)]
-    _, kept = _march(advance, carries, options.draws, piece, watch, "sampling")
+    _, kept = _march(advance, carries, options.draws, piece, watch, "sampling", memory)
     return _collected(kept)
 
 
@@ -110,16 +116,34 @@ def _march(
     piece: int,
     watch: Watch,
     what: str,
+    memory: Memory,
 ) -> tuple[list[Any], list[Any]]:
     """`steps` transitions of every group of chains, what was seen joined over the groups."""
-    kept = []
-    watch(what, {"steps": 0, "of": steps})
-    for done in range(piece, steps + 1, piece):
+    begun, kept = 0, []
+    saved = memory.recall(what)
+    if saved is not None:
+        begun = saved.facts["done"]
+        kept = [saved.tree("kept", jax.eval_shape(advance, states[0])[1])] if begun else []
+        states = [saved.tree(f"chains {i}", each) for i, each in enumerate(states)]
+    watch(what, {"steps": begun, "of": steps})
+    for done in range(begun + piece, steps + 1, piece):
         # all are under way before the first is waited for
         states, seen = map(list, zip(*map(advance, states), strict=True))
         kept.append(jax.tree.map(lambda *x: np.concatenate(x, axis=1), *seen))
+        memory.offer(what, _record(states, tuple(kept), done))
         watch(what, {"steps": done, "of": steps})
     return states, kept
+
+
+def _record(states: list[Any], kept: tuple[Any, ...], done: int) -> Callable[[], Kept]:
+    """What makes the record of chains that have come so far."""
+
+    def make() -> Kept:
+        trees = {f"chains {i}": each for i, each in enumerate(states)}
+        trees["kept"] = jax.tree.map(lambda *x: np.concatenate(x), *kept)
+        return Kept(trees, {"done": done})
+
+    return make
 
 
 def _collected(kept: list[Any]) -> Draws:

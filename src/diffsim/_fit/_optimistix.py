@@ -55,5 +55,5 @@ def solve_residuals(
         )
         return found.value, found.result == optimistix.RESULTS.successful
 
-    value, converged = solve(start, dynamic)
+    value, converged = evaluator.problem.placement.fetch(solve(start, dynamic))
     return np.asarray(value), bool(converged)

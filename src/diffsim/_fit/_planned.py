@@ -64,7 +64,8 @@ def planned(
         seen = sim.observe(params, state)
         return {name: seen[name] for name in names}
 
-    ask = Ask(mode, pulls, count, problem.batch, chunks=True)
+    of_one_device = -(-problem.batch // problem.placement.devices_of(problem.batch))
+    ask = Ask(mode, pulls, count, of_one_device, chunks=True)
     save_plan = problem.schedule.plan(simulation.time_step())
     adjoint = dataclasses.replace(adjoint, mode=mode)
     state = _one_state(problem, theta)

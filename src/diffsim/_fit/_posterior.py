@@ -11,15 +11,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from .._adjoint import AbstractAdjoint
 from .._errors import ConfigError
+from .._placement import SingleDevice
 from .._problem import Problem
 from .._schedule import Schedule
 from ._density import Density
 from ._diagnostics import bulk_ess, split_rhat
 from ._evaluate import Watch, silent
+from ._memory import FORGETFUL, Memory
 from ._methods import NUTS, AbstractMethod, Draws
 
 RHAT_MOST = 1.01
@@ -141,6 +143,7 @@ def posterior(
     key: PRNGKeyArray | None = None,
     starts: int = 8,
     watch: Watch = silent,
+    memory: Memory = FORGETFUL,
 ) -> PosteriorResult:
     """p(θ | data) ∝ p(data | θ) p(θ): draws by `NUTS` (the default), `SVI` or `Laplace`.
 
@@ -154,7 +157,8 @@ def posterior(
 
     **Arguments:** `method`; `adjoint` (default: forward for few parameters, else in reverse);
     `key`; `starts`: points from which the mode is sought, the parameters' own and others around
-    them; `watch`: called with "mode", "warmup" and "sampling" and how far they are.
+    them; `watch`: called with "mode", "warmup" and "sampling" and how far they are; `memory`: as
+    in `least_squares`.
 
     **Raises** `ConfigError` before tracing, `SimulationError` when the start has no density.
     """
@@ -163,6 +167,8 @@ def posterior(
         raise ConfigError(
             "unknown method", key="method", value=method, allowed="NUTS, SVI, Laplace"
         )
+    problem.placement.check()
+    method, problem = _placed(method, problem)
     method.check()
     if not problem.free:
         raise ConfigError("a posterior needs at least one free parameter", key="parameters")
@@ -173,16 +179,42 @@ def posterior(
     began = time.perf_counter()
     density = Density(problem, adjoint, first)
     watch("mode", {"parameters": density.start.size})
-    modes, found = density.modes(second, starts)
+    modes, found = _modes(density, second, starts, memory)
     target = density.whitened(modes)
     seconds = {"mode": time.perf_counter() - began}
-    draws = method.draw(target, last, watch)
+    draws = method.draw(target, last, watch, memory)
     z = target.z(draws.u)
     values = jax.jit(jax.vmap(jax.vmap(density.free_values)))(z)
     seconds["draws"] = time.perf_counter() - began - seconds["mode"]
     stats = {"mode_found": bool(found), "mode_sound": target.sound, **draws.stats}
     mode = {k: np.asarray(v) for k, v in density.free_values(modes[0]).items()}
     return _result(density, draws, np.asarray(z), values, mode, stats, seconds)
+
+
+def _modes(density: Density, key: PRNGKeyArray, starts: int, memory: Memory) -> tuple[Array, bool]:
+    """`Density.modes`, searched once."""
+
+    def search() -> tuple[np.ndarray, ...]:
+        modes, found = density.modes(key, starts)
+        return np.asarray(modes), np.asarray(found), np.asarray(density.least)
+
+    like = (np.asarray(density.start), np.asarray(True), np.asarray(0.0))
+    modes, found, least = memory.once("modes", like, search)
+    density.least = float(least)
+    return jnp.asarray(modes), bool(found)
+
+
+def _placed(method: AbstractMethod, problem: Problem) -> tuple[AbstractMethod, Problem]:
+    """Chains over the devices in place of conditions, where there are as many for each: they never
+    wait for one another. Several processes share out conditions."""
+    if not isinstance(method, NUTS) or jax.process_count() > 1:
+        return method, problem
+    devices = problem.placement.devices_of(method.chains)
+    if method.chain_method == "vectorized" and (devices == 1 or method.chains % devices):
+        return method, problem
+    if method.chain_method == "vectorized":
+        method = dataclasses.replace(method, chain_method="parallel", devices=devices)
+    return method, dataclasses.replace(problem, placement=SingleDevice())
 
 
 def explored(

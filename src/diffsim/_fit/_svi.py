@@ -12,12 +12,13 @@ from jaxtyping import PRNGKeyArray
 
 from ._density import Whitened
 from ._evaluate import Watch
+from ._memory import Kept, Memory
 
 if TYPE_CHECKING:
     from ._methods import SVI, Draws
 
 
-def svi(options: SVI, target: Whitened, key: PRNGKeyArray, watch: Watch) -> Draws:
+def svi(options: SVI, target: Whitened, key: PRNGKeyArray, watch: Watch, memory: Memory) -> Draws:
     """min_φ KL(q_φ ‖ p) over normal q_φ, and draws from the last q_φ."""
     import numpyro
     from numpyro import distributions
@@ -47,19 +48,29 @@ def svi(options: SVI, target: Whitened, key: PRNGKeyArray, watch: Watch) -> Draw
     )
     first, last = jax.random.split(key)
     state = inference.init(first)
-    losses = []
-    watch("warmup", {"steps": 0, "of": options.steps})
+    losses: list[Any] = []
+    saved = memory.recall("variational")
+    if saved is not None:
+        state = saved.tree("state", state)
+        losses = list(saved.tree("losses", np.zeros(0, target.centre.dtype)))
+    watch("warmup", {"steps": len(losses), "of": options.steps})
     advance = jax.jit(inference.update)
-    for step in range(options.steps):
+    for step in range(len(losses), options.steps):
         state, loss = advance(state)
         losses.append(loss)
         if (step + 1) % 100 == 0 or step + 1 == options.steps:
+            record = {"state": state, "losses": losses[:]}
+            memory.offer("variational", lambda record=record: _record(record))
             watch("warmup", {"steps": step + 1, "of": options.steps})
     found = inference.get_params(state)
     drawn = guide.sample_posterior(last, found, sample_shape=(options.draws,))["u"]
     log_q = _log_density(guide, found, drawn)
     bound = -float(np.mean(np.asarray(losses[-max(1, options.steps // 20) :])))
     return approximated(target, drawn[None], log_q, elbo=bound)
+
+
+def _record(trees: dict[str, Any]) -> Kept:
+    return Kept(trees | {"losses": np.asarray(trees["losses"])}, {})
 
 
 def _log_density(guide: Any, found: Any, u: Any) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .._errors import ConfigError
+from .._hdf5 import check_array, item, opened
 
 LARGEST = 2**30  # bytes that the draws of a parameter may claim
 
@@ -31,21 +32,15 @@ def write_draws(
 
 def read_draws(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The draws in a file that `write_draws` wrote. Raises `ConfigError` where it holds none."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            return {name: _values(name, file["draws"][name]) for name in file["draws"]}  # pyright: ignore
-    except (OSError, KeyError, TypeError) as error:
-        raise ConfigError(f"{str(path)!r} holds no draws: {error}", key="posterior.h5") from None
+    with opened(path, "posterior.h5") as file:
+        draws = item(file, "draws")
+        return {str(name): _values(str(name), item(draws, name)) for name in draws}
 
 
 def _values(name: str, found: object) -> np.ndarray:
     import h5py
 
-    refusal = ConfigError("is no array of draws", key=f"posterior.h5: {name}")
-    if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
-        raise refusal
-    if found.dtype.kind not in "iuf" or found.ndim < 2 or found.nbytes > LARGEST:
-        raise refusal
+    if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "iuf" or found.ndim < 2:
+        raise ConfigError("is no array of draws", key=f"posterior.h5: {name}")
+    check_array(found, LARGEST)
     return np.asarray(found[()], dtype=float)

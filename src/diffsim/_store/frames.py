@@ -13,6 +13,11 @@ _CHUNK_BYTES = 256 * 1024
 _CHUNK_FRAMES = 1024
 
 
+def chunk_frames(frame_bytes: int) -> int:
+    """Frames in a chunk of an array, by the size of one."""
+    return int(np.clip(_CHUNK_BYTES // frame_bytes, 1, _CHUNK_FRAMES))
+
+
 class Frames:
     """Groups `place/{step, time, value}` of one file with the same frames along the first axis."""
 
@@ -75,6 +80,10 @@ class Frames:
             dataset.resize(frames, axis=0)
 
     @property
+    def count(self) -> int:
+        return 0 if self._step is None else len(self._step)
+
+    @property
     def last_step(self) -> int | None:
         return int(self._step[-1]) if self._step is not None and len(self._step) else None
 
@@ -113,7 +122,7 @@ def _empty(
     if dtype.kind not in "iufb" or 0 in shape:
         raise ValueError(f"{group.name}: cannot save {dtype} of shape {shape}")
     frame_bytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-    chunk = int(np.clip(_CHUNK_BYTES // frame_bytes, 1, _CHUNK_FRAMES))
+    chunk = chunk_frames(frame_bytes)
     # No filters: a compressed chunk moves when it grows, and a kill on the way would lose frames
     # that were flushed before; this one is written again where it lies.
     dataset = group.create_dataset(

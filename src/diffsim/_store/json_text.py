@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from .._secrets import scrub
+
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
     """`value` as strict JSON text (RFC 8259).
 
     Arrays become nested lists, scalars of zero dimensions become numbers, NaN and infinity become
-    `null`, paths and enumerations their text. A complex number or an unknown object is a
-    `TypeError` that names its place.
+    `null`, paths and enumerations their text; secrets of the environment are masked. A complex
+    number or an unknown object is a `TypeError` that names its place.
     """
     return json.dumps(_plain(value, "$"), indent=indent, allow_nan=False, ensure_ascii=False)
 
@@ -30,7 +32,7 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Enum):
         return _plain(value.value, where)
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")  # lone surrogates are not JSON
+        return scrub(value.encode("utf-8", "replace").decode("utf-8"))  # no lone surrogates
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):

@@ -20,8 +20,20 @@ class Label:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def same_as(self, other: Label) -> bool:
-        return (self.path, self.shape, self.dtype) == (other.path, other.shape, other.dtype)
+    def same_as(self, other: Label, resize: bool = False) -> bool:
+        """Whether place, type and, unless `resize`, shape are equal."""
+        same = (self.path, self.dtype) == (other.path, other.dtype)
+        return same and (resize or self.shape == other.shape)
+
+    def blueprint(self) -> Any:
+        """Shape and type of the plain array, on the host."""
+        import jax
+
+        if self.impl is None:
+            return jax.ShapeDtypeStruct(tuple(self.shape), _dtype(self.dtype))
+        keys = jax.eval_shape(lambda: jax.random.key(0, impl=self.impl))
+        data = jax.eval_shape(jax.random.key_data, keys)
+        return jax.ShapeDtypeStruct((*self.shape, *data.shape), data.dtype)
 
     def __str__(self) -> str:
         return f"{self.path or 'the tree'}: {self.dtype}{self.shape}"
@@ -56,23 +68,37 @@ def data_of(leaf: Any) -> Any:
     )
 
 
-def blueprint(leaf: Any) -> Any:
-    """Shape, type and devices of the plain array behind a leaf: what Orbax needs."""
+def blueprint(leaf: Any, saved: Label) -> Any:
+    """Shape and type that were saved, for the devices of a leaf: what Orbax needs."""
     import jax
 
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        plain = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
-        return jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=leaf.sharding)
-    plain = data_of(leaf)
-    sharding = plain.sharding if isinstance(plain, jax.Array) else None
-    return jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=sharding)
+        sharding = leaf.sharding
+    else:
+        plain = data_of(leaf)
+        sharding = plain.sharding if isinstance(plain, jax.Array) else None
+    kept = saved.blueprint()
+    return jax.ShapeDtypeStruct(kept.shape, kept.dtype, sharding=sharding)
+
+
+def revived(data: Any, saved: Label) -> Any:
+    """A leaf by its label alone: NumPy, or a typed key."""
+    import jax
+
+    plain = saved.blueprint()
+    array = np.zeros(plain.shape, plain.dtype) if data is None else np.asarray(data)
+    if array.dtype != plain.dtype or array.shape != plain.shape:
+        raise ValueError(f"{saved} came back as {array.dtype}{list(array.shape)}")
+    if saved.impl is None:
+        return array
+    return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=saved.impl)
 
 
 def revive(leaf: Any, data: Any, saved: Label) -> Any:
     """The leaf that `data` was made from: NumPy or a typed key where the template has one."""
     import jax
 
-    plain = blueprint(leaf)
+    plain = blueprint(leaf, saved)
     if data is None:  # nothing is stored of an empty array
         data = np.zeros(plain.shape, plain.dtype)
     if data.dtype != plain.dtype or data.shape != plain.shape:
@@ -97,3 +123,9 @@ def _impl(leaf: Any) -> str | None:
     if not is_key(leaf) or isinstance(leaf, jax.ShapeDtypeStruct):
         return None
     return str(jax.random.key_impl(leaf))
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    import jax
+
+    return jax.numpy.dtype(name)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._errors import ConfigError
+from .._hdf5 import check_array, item, opened
 
 
 def write_parameters(path: Path, values: Mapping[str, Any]) -> None:
@@ -41,14 +42,10 @@ def fitted(file: str | os.PathLike[str], name: str, like: Any = None) -> Any:
 
     tree = 0.0 if like is None else like
     places, structure = jax.tree_util.tree_flatten_with_path(tree)
-    try:
-        with h5py.File(file, "r") as opened:
-            if name not in opened:
-                raise ConfigError("no such parameter", key="name", value=name, allowed=opened)
-            group = opened[name]
-            found = [_leaf(group, _key(place), name) for place, _ in places]
-    except OSError:
-        raise ConfigError("is no file of parameters", key="file", value=str(file)) from None
+    with opened(file) as held:
+        if not isinstance(held.get(name, getlink=True), h5py.HardLink):
+            raise ConfigError("no such parameter", key="name", value=name, allowed=held)
+        found = [_leaf(held[name], _key(place), name) for place, _ in places]
     for (place, leaf), value in zip(places, found, strict=True):
         if like is not None and np.shape(leaf) != value.shape:
             raise ConfigError(
@@ -70,9 +67,12 @@ def _key(place: tuple[Any, ...]) -> str:
 def _leaf(group: Any, key: str, name: str) -> np.ndarray:
     import h5py
 
-    found = group.get(key) if isinstance(group, h5py.Group) else None
-    if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
+    if not isinstance(group, h5py.Group):
+        raise ConfigError(f"{name} is no parameter", key="name")
+    if group.get(key, getlink=True) is None:
         raise ConfigError(f"{name} has no {key}", key="like", allowed=tuple(group))
-    if found.dtype.kind not in "iuf":
+    found = item(group, key)
+    if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "iuf":
         raise ConfigError(f"{name} holds no numbers at {key}", key="file")
+    check_array(found)
     return np.asarray(found[()])

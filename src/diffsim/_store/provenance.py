@@ -15,6 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from .._secrets import scrub
+
 _PACKAGES = (
     *("diffsim", "jax", "jaxlib", "jax-md", "jax-cfd", "diffrax", "equinox", "optimistix", "optax"),
     *("lineax", "numpyro", "numpy", "scipy", "h5py", "orbax-checkpoint", "hydra-core", "pint"),
@@ -65,6 +67,22 @@ def provenance(
     }
 
 
+def identity(config_text: str, data_files: Iterable[str | os.PathLike[str]] = ()) -> dict[str, Any]:
+    """What a run has to have in common with its restarts."""
+    git = _git()
+    return {
+        "config": config_text,
+        "config_sha256": hashlib.sha256(config_text.encode()).hexdigest(),
+        "data": _data(data_files),
+        "versions": _versions(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        **{key: _devices()[key] for key in ("device", "devices")},
+        **git,
+    }
+
+
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
@@ -75,18 +93,23 @@ def mask_secrets(config: Any) -> Any:
     """A copy of a configuration (dicts, lists, values) with secret values as `***`.
 
     Keys: token, password, secret, credentials, api_key and their like, as words of the key
-    (`max_steps` and `author` are none); logins in URLs are masked too.
+    (`max_steps` and `author` are none); logins in URLs are masked too. The value of a secret
+    variable of the environment becomes `${oc.env:NAME}` wherever it stands.
     """
     if isinstance(config, Mapping):
-        return {
-            key: _MASK if _is_secret(str(key)) and value not in (None, "") else mask_secrets(value)
-            for key, value in config.items()
-        }
+        return {key: _mask(str(key), value) for key, value in config.items()}
     if isinstance(config, (list, tuple)):
         return [mask_secrets(item) for item in config]
     if isinstance(config, str):
-        return _URL_LOGIN.sub(_MASK, config)
+        clean = scrub(config)
+        return clean if clean != config else _URL_LOGIN.sub(_MASK, config)
     return config
+
+
+def _mask(key: str, value: Any) -> Any:
+    clean = mask_secrets(value)
+    named = isinstance(value, str) and clean != value
+    return _MASK if _is_secret(key) and value not in (None, "") and not named else clean
 
 
 def peak_bytes() -> int | None:
@@ -122,7 +145,7 @@ def _clean_command(command: Sequence[str] | str) -> str:
         key, equals, _ = word.partition("=")
         word = f"{key}={_MASK}" if equals and _is_secret(key) else _URL_LOGIN.sub(_MASK, word)
         clean.append(word.replace(home, "~") if len(home) > 1 else word)
-    return " ".join(clean)
+    return scrub(" ".join(clean))
 
 
 def _versions() -> dict[str, str]:

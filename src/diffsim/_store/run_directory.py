@@ -66,6 +66,10 @@ class RunDirectory:
             raise _refuse(
                 path, "holds no config.yaml", "the directory of an earlier run", key="resume"
             )
+        link = next((each for each in sorted(path.iterdir()) if each.is_symlink()), None)
+        if link is not None:  # what goes on would be written where it leads
+            cause = f"has the symbolic link {link.name!r} in it"
+            raise _refuse(path, cause, "a directory whose files are its own", key="resume")
         return cls(path)
 
     @property
@@ -105,8 +109,13 @@ class RunDirectory:
         return self.path / "report.html"
 
     def config_text(self) -> str:
-        """The text of `config.yaml`."""
-        return self.config.read_text(encoding="utf-8")
+        """The text of `config.yaml`. Raises `ConfigError` where it is none."""
+        try:
+            return self.config.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise _refuse(
+                self.config, f"cannot be read: {error}", "an intact config.yaml", key="resume"
+            ) from None
 
     def status(self, state: str, code: int | None = None, **info: Any) -> None:
         """Replace `status.json`.

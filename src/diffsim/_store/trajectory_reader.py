@@ -5,23 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from .._errors import ConfigError
-
-# A deflate stream of n bytes holds at most 1032 n; the filters here can shrink data no further.
-_MOST_COMPRESSION = 1040
-_KNOWN_FILTERS = {
-    h5py.h5z.FILTER_DEFLATE,
-    h5py.h5z.FILTER_SHUFFLE,
-    h5py.h5z.FILTER_FLETCHER32,
-    h5py.h5z.FILTER_LZF,
-}
+from .._hdf5 import RefusedError, check_array, check_file, item, opened
 
 
 @dataclass(frozen=True)
@@ -62,36 +52,38 @@ def read_trajectory(
     storage, virtual datasets, links), or claims more data than its size can hold or than
     `limit_bytes`.
     """
-    path = Path(path)
-    try:
-        with h5py.File(path, "r") as file:
-            return _Reader(file, path.stat().st_size, limit_bytes).trajectory(particles)
-    except _RefusedError as error:
-        cause, allowed = str(error), "a plain H5MD file"
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        cause, allowed = f"cannot be read: {_one_line(error)}", "an intact H5MD file"
-    place = str(path)
-    raise ConfigError(f"{place!r} {cause}", key=key, value=place, allowed=allowed)
+    with opened(path, key) as file:
+        return _Reader(file, limit_bytes).trajectory(particles)
 
 
-class _RefusedError(Exception):
-    """The file holds what is not read; the text says what."""
+def datasets(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    """Every array of numbers that lies in the file itself, by its place: for comparisons."""
+    found: dict[str, NDArray[Any]] = {}
+
+    def look(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in "iufb":
+            found[name] = np.asarray(item[()])
+
+    with opened(path) as file:
+        check_file(file, claims=True)
+        file.visititems(look)
+    return found
 
 
 class _Reader:
-    def __init__(self, file: h5py.File, file_bytes: int, limit_bytes: int) -> None:
-        self._file, self._file_bytes, self._left = file, file_bytes, limit_bytes
+    def __init__(self, file: h5py.File, limit_bytes: int) -> None:
+        self._file, self._left = file, limit_bytes
 
     def trajectory(self, particles: bool) -> Trajectory:
         if not _has(self._file, "h5md"):
-            raise _RefusedError("holds no H5MD trajectory (no group h5md)")
+            raise RefusedError("holds no H5MD trajectory (no group h5md)")
         observables = self._group(self._file, "observables")
         series = {} if observables is None else self._all_series(observables)
         every = self._group(self._file, "particles") if particles else None
         if every is None:
             return Trajectory(observables=series)
         if len(every) > 1:
-            raise _RefusedError(f"holds {len(every)} groups of particles, one is read")
+            raise RefusedError(f"holds {len(every)} groups of particles, one is read")
         for name in map(str, every):
             group = self._group(every, name)
             if group is not None:
@@ -133,7 +125,7 @@ class _Reader:
             return None
         step, time, value = (self._array(group, part) for part in ("step", "time", "value"))
         if step.ndim != 1 or time.shape != step.shape or value.shape[:1] != step.shape:
-            raise _RefusedError(
+            raise RefusedError(
                 f"{group.name}: {step.shape} steps, {time.shape} times, {value.shape[:1]} values"
             )
         unit, time_unit = (_text(group[part].attrs.get("unit", "")) for part in ("value", "time"))
@@ -153,47 +145,15 @@ class _Reader:
     def _group(self, parent: h5py.Group, name: str) -> h5py.Group | None:
         if not _has(parent, name):
             return None
-        item = self._item(parent, name)
-        return item if isinstance(item, h5py.Group) else None
-
-    def _item(self, parent: h5py.Group, name: str) -> Any:
-        if not isinstance(parent.get(name, getlink=True), h5py.HardLink):
-            raise _RefusedError(f"{parent.name}/{name} is a link: data must lie in the file itself")
-        return parent[name]
+        found = item(parent, name)
+        return found if isinstance(found, h5py.Group) else None
 
     def _array(self, parent: h5py.Group, name: str) -> NDArray[Any]:
-        dataset = self._item(parent, name)
+        dataset = item(parent, name)
         if not isinstance(dataset, h5py.Dataset):
-            raise _RefusedError(f"{parent.name}/{name} is not an array")
-        self._check_storage(dataset)
+            raise RefusedError(f"{parent.name}/{name} is not an array")
+        self._left -= check_array(dataset, self._left)
         return np.asarray(dataset[()])
-
-    def _check_storage(self, dataset: h5py.Dataset) -> None:
-        name = dataset.name
-        if dataset.is_virtual or dataset.external:
-            raise _RefusedError(f"{name} keeps its data in another file")
-        if dataset.dtype.kind not in "iufb":
-            raise _RefusedError(f"{name} holds {dataset.dtype}, not numbers")
-        plist = dataset.id.get_create_plist()
-        filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
-        if not filters <= _KNOWN_FILTERS:
-            raise _RefusedError(
-                f"{name} is packed in a way that is not read (HDF5 filters {sorted(filters)})"
-            )
-        claimed = dataset.dtype.itemsize * int(np.prod(dataset.shape or (0,), dtype=object))
-        if dataset.shape == ():
-            claimed = dataset.dtype.itemsize
-        chunk = dataset.dtype.itemsize * int(np.prod(dataset.chunks or (1,), dtype=object))
-        held = min(dataset.id.get_storage_size(), self._file_bytes) * (
-            _MOST_COMPRESSION if filters else 1
-        )
-        if claimed > held:
-            raise _RefusedError(f"{name} claims {claimed} bytes, more than the file can hold")
-        if max(claimed, chunk) > self._left:
-            raise _RefusedError(
-                f"{name} claims {max(claimed, chunk)} bytes, over the limit of what is read"
-            )
-        self._left -= claimed
 
 
 def _has(parent: h5py.Group, name: str) -> bool:
@@ -205,7 +165,3 @@ def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return str(value)[:200]
-
-
-def _one_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

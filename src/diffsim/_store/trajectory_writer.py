@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._errors import ConfigError
+from .._hdf5 import check_file, opened
 from .frames import Frames
 from .h5md_unit import h5md_unit
 from .labels import label
+from .room import reserve
 
 if TYPE_CHECKING:
     from .._simulation import Axis
@@ -65,16 +67,13 @@ class TrajectoryWriter:
         self._box = None if box is None else _edges(box)
         self._place = f"particles/{particles}"
         path = Path(path)
-        if resume_at is not None and path.exists():
-            self._file = _open_to_append(path)
-        else:
-            self._file = h5py.File(path, "x")
+        if resume_at is None and path.exists():
+            raise FileExistsError(f"{str(path)!r} exists")
+        if not path.exists():
+            self._begin(path, creator, version, species, masses)
+        self._path, self._file = path, _open_to_append(path)
         self._moving, self._measured = Frames(self._file), Frames(self._file)
         try:
-            if "h5md" not in self._file:
-                self._write_header(creator, version)
-                if atoms:
-                    self._write_particles(species, masses)
             if resume_at is not None:
                 self._adopt(path)
                 self.truncate(resume_at)
@@ -82,6 +81,17 @@ class TrajectoryWriter:
         except BaseException:
             self._file.close()
             raise
+
+    def _begin(
+        self, path: Path, creator: str, version: str, species: Any, masses: ArrayLike | None
+    ) -> None:
+        """The file with its header appears as a whole, so that it can be read from the start."""
+        partial = path.with_suffix(".part")
+        with h5py.File(partial, "w") as self._file:
+            self._write_header(creator, version)
+            if self._atoms:
+                self._write_particles(species, masses)
+        os.replace(partial, path)
 
     def append(
         self,
@@ -140,6 +150,7 @@ class TrajectoryWriter:
         for frames, arrays in ((self._moving, moving), (self._measured, measured)):
             if arrays:
                 frames.check(steps, arrays)
+        reserve(self._path, self._file.id.get_filesize(), moving | measured)
         fresh = measured and "observables" not in self._file
         for frames, arrays in ((self._moving, moving), (self._measured, measured)):
             if arrays:
@@ -159,6 +170,11 @@ class TrajectoryWriter:
         """The last step in the file, None where it has no frame."""
         steps = [s for s in (self._moving.last_step, self._measured.last_step) if s is not None]
         return max(steps, default=None)
+
+    @property
+    def frames(self) -> int:
+        """The number of frames in the file."""
+        return max(self._moving.count, self._measured.count)
 
     def close(self) -> None:
         self._file.close()
@@ -259,6 +275,8 @@ class TrajectoryWriter:
 
 
 def _open_to_append(path: Path) -> h5py.File:
+    with opened(path, "resume") as file:
+        check_file(file)
     try:
         return h5py.File(path, "r+")
     except OSError as error:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import h5py
 import numpy as np
 
-from .._errors import ConfigError
+from .._hdf5 import check_file, opened
 from .json_text import write_atomically
 from .labels import mesh_name
 
@@ -43,12 +43,9 @@ def write_xdmf(trajectory: str | os.PathLike[str]) -> Path | None:
     """
     path = Path(trajectory)
     path = path / "trajectory.h5" if path.is_dir() else path
-    try:
-        with h5py.File(path, "r") as file:
-            document = _document(file, path.name)
-    except (OSError, KeyError, AttributeError) as error:
-        cause = f"cannot be read: {next(iter(str(error).splitlines()), error)}"
-        raise ConfigError(cause, key="trajectory", value=str(path)) from None
+    with opened(path, "trajectory") as file:
+        check_file(file)
+        document = _document(file, path.name)
     if document is None:
         return None
     side = path.with_suffix(".xdmf")

@@ -1,0 +1,30 @@
+"""Secrets of the environment stay there: a text that holds one names the variable instead."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import lru_cache
+
+SHORTEST = 6  # characters; what is shorter may stand in any word
+_NAMES = re.compile(
+    r"token(?!iz)|passw(or)?d|passphrase|secret|credential|apikey|(^|_)keys?(_|$)", re.IGNORECASE
+)
+
+
+def scrub(text: str) -> str:
+    """`text` with the value of each secret variable of the environment as `${oc.env:NAME}`, which
+    names it and is what a configuration says to have it back.
+
+    A variable is secret by its name: token, password, secret, credential, key and their like, as
+    words of it.
+    """
+    for name, value in os.environ.items():
+        if len(value) >= SHORTEST and _is_secret(name) and value in text:
+            text = text.replace(value, f"${{oc.env:{name}}}")
+    return text
+
+
+@lru_cache(maxsize=4096)
+def _is_secret(name: str) -> bool:
+    return bool(_NAMES.search(name))
