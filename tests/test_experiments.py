@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from conftest import CHECKOUT
 from diffsim import config, run
+from diffsim._store import read_trajectory
 
 NAMES = sorted(config.experiments(None))
 SLOW = {  # to compile, mostly
@@ -48,6 +50,10 @@ def test_tiny_runs_end_to_end(name: str, tmp_path, monkeypatch: pytest.MonkeyPat
         assert abs(result["parameters"]["sigma"]["value"] - 3.396) < 0.06
         assert len(result["measured"]["states"]) == 27
         assert result["validation"]["rows"] == [4, 10, 14, 18, 25]
+    if name == "argon_density":
+        assert abs(result["parameters"]["sigma"]["value"] - 3.4) < 0.1
+        box = read_trajectory(place / "trajectory.h5").box
+        assert box is not None and np.ptp(np.asarray(box.value)[:, 0]) > 0.1
     if name == "closure_fit":
         assert result["measured"]["gain"] >= 2
     if name == "lj_trajectory_fit":

@@ -20,13 +20,15 @@ SOURCE = CHECKOUT / "src" / "diffsim"
 
 # A module imports only from what stands before it. Names on one line do not know of each other.
 ORDER = (
-    ("_errors",),
+    ("_errors", "_secrets"),
     ("_signals",),
-    ("_units",),
+    ("_scale",),
+    ("_units", "_hdf5"),
     ("_simulation",),
     ("_schedule",),
     ("_laws",),
     ("_adjoint",),
+    ("_placement",),
     ("_solve",),
     ("_growth",),
     ("_statistics",),
@@ -34,7 +36,6 @@ ORDER = (
     ("_parameter", "_table"),
     ("_problem",),
     ("_fit",),
-    ("_placement",),
     ("_audit",),
     ("_store",),
     ("_report",),
@@ -43,8 +44,11 @@ ORDER = (
     ("_outcome",),
     ("_targets",),
     ("_build",),
-    ("_hydra_errors",),
+    ("_hydra_errors", "_hydra_checks"),
     ("config",),
+    ("_resume",),
+    ("_verify",),
+    ("_sweep",),
     ("run",),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -113,7 +113,10 @@ def sampled_line(kind="NUTS of numpyro"):
     return ds.posterior(line(), METHODS[kind], starts=1)
 
 
-@pytest.mark.parametrize("kind", METHODS)
+LONG = {"SVI, full": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=LONG.get(k, ())) for k in METHODS])
 def test_a_linear_model(kind):
     if "blackjax" in kind:
         pytest.importorskip("blackjax")

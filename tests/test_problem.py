@@ -89,7 +89,7 @@ def decay(**options):
     return ode.DifferentialEquation(lambda t, y, args: -args["k"] * y + 0 * t, **options)
 
 
-@pytest.mark.parametrize("t0", [-1.0, 1900.0])
+@pytest.mark.parametrize("t0", [pytest.param(-1.0, marks=pytest.mark.slow), 1900.0])
 @pytest.mark.parametrize("adjoint", [ds.Direct(), ds.Backsolve(), ds.RecursiveCheckpoint()])
 def test_the_start_of_the_clock_changes_no_decay(adjoint, t0):
     sim, params = decay(dt=0.1), {"k": jnp.asarray(0.7)}

@@ -213,7 +213,7 @@ r.close()
         with pytest.raises(ConfigError, match="5 particles"):
             TrajectoryWriter(tmp_path / "t.h5", atoms=7, resume_at=0)
         (tmp_path / "broken.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 50)
-        with pytest.raises(ConfigError, match="cannot be opened"):
+        with pytest.raises(ConfigError, match="cannot be read"):
             TrajectoryWriter(tmp_path / "broken.h5", atoms=7, resume_at=0)
         with pytest.raises(FileExistsError):
             TrajectoryWriter(tmp_path / "t.h5", atoms=ATOMS)

@@ -55,6 +55,7 @@ from ._parameter import HalfNormal as HalfNormal
 from ._parameter import LogNormal as LogNormal
 from ._parameter import Normal as Normal
 from ._parameter import Parameter as Parameter
+from ._placement import Batch as Batch
 from ._placement import SingleDevice as SingleDevice
 from ._problem import Problem as Problem
 from ._problem import Target as Target

@@ -42,7 +42,13 @@ KEYS = {
     "frames": "mapping or null",
     "expected": "text or null",
     "data_files": "list",
+    "restart_seconds": "seconds",
+    "compilation_cache": "true or false",
+    "profile": "true or false",
+    "scale": "scale",
 }
+# which a run from before there was such a key lacks
+_LATER = ("audit", "restart_seconds", "compilation_cache", "profile", "scale")
 _GROUPS = ("adjoint", "fit", "placement")
 
 
@@ -52,8 +58,8 @@ def validate(config: Mapping[str, Any]) -> None:
         if key not in KEYS:
             raise ConfigError("unknown key", key=str(key), allowed=KEYS)
     for key, kind in KEYS.items():
-        if key not in config and kind == "true or false":
-            continue  # a run from before there was such a key
+        if key not in config and key in _LATER:
+            continue
         value = config.get(key, MISSING)
         if isinstance(value, str) and value == MISSING:
             raise ConfigError("must be given", key=key)
@@ -72,16 +78,44 @@ def build(config: Mapping[str, Any]) -> Experiment:
     (`targets.0.sigma`).
     """
     validate(config)
-    values = {key: build_value(value, key) for key, value in config.items()}
+    values = {key: build_value(value, key) for key, value in config.items() if key != "scale"}
     from ._experiment import Experiment
 
+    _check_kinds(values)
     try:
         return Experiment(**values)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
         cause = f"does not make an experiment: {first_line(error)}"
         raise ConfigError(cause, key="configuration") from error
+
+
+def _check_kinds(values: Mapping[str, Any]) -> None:
+    """What was built is what the experiment needs there."""
+    from ._experiment._fits import AbstractFitTask
+    from ._experiment._studies import AbstractStudy
+    from ._laws import AbstractLaw
+    from ._parameter import Parameter
+    from ._placement import AbstractPlacement
+    from ._problem import Target
+    from ._schedule import Schedule
+    from ._simulation import AbstractSimulation
+
+    single = {"simulation": AbstractSimulation, "thermostat": AbstractSimulation}
+    single |= {"schedule": Schedule, "placement": AbstractPlacement, "fit": AbstractFitTask}
+    several = {"parameters": Parameter, "targets": Target, "laws": AbstractLaw}
+    several |= {"studies": AbstractStudy}
+    found = [(key, values.get(key), kind) for key, kind in single.items()]
+    for key, kind in several.items():
+        items = values.get(key) or ()
+        pairs = items.items() if isinstance(items, Mapping) else enumerate(items)
+        found += [(_join(key, name), item, kind) for name, item in pairs]
+    for key, item, kind in found:
+        if item is not None and not isinstance(item, kind):
+            made = kind.__name__.removeprefix("Abstract").lower()
+            cause = f"must be something to build, a {made}"
+            raise ConfigError(cause, key=key, value=type(item).__name__)
 
 
 def build_value(value: Any, key: str = "") -> Any:
@@ -120,7 +154,11 @@ def _check_kind(key: str, kind: str, value: Any) -> None:
         "count": "must be a whole number of at least 0",
         "positive": "must be a whole number of at least 1",
         "rows": "must be a list of row numbers",
+        "seconds": "must be a number of seconds of at least 0",
     }.get(kind, f"must be {kind}")
+    if kind == "scale":
+        _check_scale(key, value)
+        return
     if kind == "precision":
         if value not in PRECISIONS:
             raise ConfigError("unknown precision", key=key, value=value, allowed=PRECISIONS)
@@ -138,6 +176,15 @@ def _check_kind(key: str, kind: str, value: Any) -> None:
         raise ConfigError(cause, key=key, value=shown, suggestion=hint)
 
 
+def _check_scale(key: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigError("must be mapping", key=key, value=value)
+    for name in value:
+        if name != "processes":
+            raise ConfigError("unknown key", key=_join(key, str(name)), allowed=("processes",))
+    _check_kind(_join(key, "processes"), "positive", value.get("processes", 1))
+
+
 def _is_kind(kind: str, value: Any) -> bool:
     if kind == "true or false":
         return isinstance(value, bool)
@@ -149,6 +196,7 @@ def _is_kind(kind: str, value: Any) -> bool:
         "seed": lambda: _is_count(value, 0) and value < 2**32,
         "count": lambda: _is_count(value, 0),
         "positive": lambda: _is_count(value, 1),
+        "seconds": lambda: _is_seconds(value),
         "object": lambda: isinstance(value, Mapping) and "_target_" in value,
         "mapping": lambda: isinstance(value, Mapping),
         "list": lambda: isinstance(value, list),
@@ -159,6 +207,11 @@ def _is_kind(kind: str, value: Any) -> bool:
 
 def _is_count(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_seconds(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value >= 0
 
 
 def walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,13 +6,17 @@ import contextlib
 import math
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._errors import ConfigError, Interrupted, LawBroken, SimulationError
+from ._scale import LOST, current
+from ._secrets import scrub
 
 if TYPE_CHECKING:
     from ._experiment import Experiment
+    from ._scale import Member
+    from ._signals import Signals
     from ._store import RunDirectory
 
 FAILED = 1e30  # the objective of a run that has none: sweepers want a finite number
@@ -20,33 +24,79 @@ STATES = {0: "done", 4: "law_broken", 130: "interrupted", 143: "interrupted"}
 
 
 def conduct(
-    experiment: Experiment, directory: RunDirectory, *, resume: bool = False
+    experiment: Experiment,
+    directory: RunDirectory,
+    *,
+    resume: bool = False,
+    poll: Callable[[], None] | None = None,
 ) -> tuple[float, int]:
-    """Run, say how it ended, write the report: the objective and the exit code."""
+    """Run, say how it ended, write the report: the objective and the exit code. `poll` may raise
+    `Interrupted` between chunks, as a signal does."""
     from ._report import Console
     from ._signals import Signals
 
     directory.status("running", experiment=experiment.name)
-    objective, code, facts = FAILED, 0, {}
+    objective, code, facts, member = FAILED, 0, {}, current()
+    if member.watch is not None and member.leads:
+        member.watch.on_lost = lambda text: directory.status(
+            "failed", LOST, experiment=experiment.name, message=text
+        )
     try:
         with Signals() as signals:
-            objective = experiment.run(directory, Console(), resume=resume, poll=signals.check)
+            together = _together(signals, member)
+
+            def asked() -> None:
+                together()
+                if poll is not None:
+                    poll()
+
+            objective = experiment.run(directory, Console(), resume=resume, poll=asked)
+            facts = {"objective": objective}
     except (ConfigError, SimulationError, Interrupted) as error:
         code, facts = _how(error)
         complain(error)
     except Exception as error:
-        traceback.print_exc()
-        code, facts = 1, {"message": f"{type(error).__name__}: {error}"}
-    directory.status(STATES.get(code, "failed"), code, experiment=experiment.name, **facts)
+        member.patience()  # a collective that broke off is a peer's end, of which the watch tells
+        code, facts = _fault(directory, error)
+    member.leave(failed=code != 0)
+    with contextlib.suppress(OSError):  # the disk may be full
+        directory.status(STATES.get(code, "failed"), code, experiment=experiment.name, **facts)
+    if code == 5:
+        return FAILED, code
     _describe(directory)
     return objective if math.isfinite(objective) else FAILED, _report(directory, code)
 
 
+def _fault(directory: RunDirectory, error: Exception) -> tuple[int, dict[str, Any]]:
+    """A full disk in one line; a fault of the program with its traceback."""
+    from ._store import is_full
+
+    if not is_full(error):
+        traceback.print_exc()
+        return 1, {"message": f"{type(error).__name__}: {error}"}
+    message = (
+        f"the disk with {str(directory.path)!r} is full; what was saved is intact: make room, "
+        f"then go on with resume={directory.path}"
+    )
+    complain(message)
+    return 5, {"message": message}
+
+
 def complain(error: object) -> None:
     """One line on standard error."""
-    line = " ".join(str(error).split())
-    sys.stderr.write(f"diffsim: {line}\n")
+    line = scrub(" ".join(str(error).split()))
+    sys.stderr.write(f"diffsim{current().name}: {line}\n")
     sys.stderr.flush()
+
+
+def _together(signals: Signals, member: Member) -> Callable[[], None]:
+    """Between two chunks: a signal to one process ends all of them."""
+
+    def poll() -> None:
+        signals.asked = member.agreed(signals.asked or 0) or None
+        signals.check()
+
+    return signals.check if member.group is None else poll
 
 
 def _how(error: ConfigError | SimulationError | Interrupted) -> tuple[int, dict[str, Any]]:

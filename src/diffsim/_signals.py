@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from ._errors import Interrupted
@@ -15,15 +16,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 class Signals:
     """While it is entered, the first SIGINT or SIGTERM is kept in `asked`, for `check` to raise as
-    `Interrupted`; the second ends the process at once, with exit code 128 + signal.
+    `Interrupted`; the second ends the process at once, with exit code 128 + signal. `told` is
+    called with the first at once, in a thread of its own.
 
     Python runs its handlers only when the main thread is back from XLA, which may take minutes in a
     compilation. So a thread of its own reads signals as they come, from Python's wake-up pipe.
     Outside the main thread nothing is caught.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[int], None] | None = None) -> None:
         self.asked: int | None = None
+        self._told = told
         self._before: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
         self._thread: threading.Thread | None = None
@@ -65,6 +68,8 @@ class Signals:
             if self.asked is not None:
                 os._exit(128 + number)
             self.asked = number
+            if self._told is not None:
+                self._told(number)
             sys.stderr.write("stopping at the next restart point; once more to quit at once\n")
             sys.stderr.flush()
 

@@ -43,6 +43,10 @@ class RESULTS(eqx.Enumeration):
         "the neighbour list overflowed; enlarge it with simulation.enlarge(state), or run through "
         "diffsim.drive, which does so and repeats the chunk"
     )
+    box_too_small = (
+        "the box shrank under twice the cutoff; take more atoms, a shorter cutoff or a lower "
+        "pressure"
+    )
     cfl_exceeded = "the CFL limit was exceeded; reduce the time step or coarsen the grid"
     max_steps_reached = (
         "the solver used up max_steps; raise max_steps, loosen rtol and atol, or take a solver for "
@@ -63,6 +67,7 @@ RESULT_NAMES = (
     "nonfinite",
     "unstable",
     "neighbour_overflow",
+    "box_too_small",
     "cfl_exceeded",
     "max_steps_reached",
     "solver_failed",
@@ -145,6 +150,17 @@ class AbstractSimulation(eqx.Module):
     def enlarge(self, params: Params, state: State) -> State:
         """Host side: more room for what overflowed (a neighbour list). No-op where nothing can."""
         del params
+        return state
+
+    def room(self, state: State) -> tuple[int, ...]:
+        """What `enlarge` has made larger in such a state beyond the shapes of its arrays, for a
+        restart to keep."""
+        del state
+        return ()
+
+    def with_room(self, state: State, room: tuple[int, ...]) -> State:
+        """Host side: the state's structure with that room, for the arrays of a restart."""
+        del room
         return state
 
     def choices(self, state: State) -> dict[str, str]:

@@ -9,11 +9,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ._adjoint import AbstractAdjoint, Auto, Direct, ForwardMode, RecursiveCheckpoint, Samples
 from ._errors import ConfigError, LawBroken, SimulationError
 from ._laws import AbstractLaw, Ledger, assess, observables_of
+from ._placement import over_batch as over_batch
 from ._schedule import Schedule
 from ._simulation import (
     RESULT_NAMES,
@@ -92,18 +93,6 @@ def _message(result: RESULTS, member: int) -> str:
     raise AssertionError("a result is always one of RESULTS")
 
 
-def over_batch(fn: Callable[..., Any], *args: PyTree) -> PyTree:
-    """`fn` vmapped over the leading axis of the arrays in `args`.
-
-    A batch of one runs alone, so that conditionals (neighbour lists) cost what they cost alone.
-    """
-    size = next(x.shape[0] for x in jax.tree.leaves(args) if eqx.is_array(x))
-    if size > 1:
-        return eqx.filter_vmap(fn)(*args)
-    out = fn(*jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, args))
-    return jax.tree.map(lambda x: x[None] if eqx.is_array(x) else x, out)
-
-
 def solve(
     simulation: AbstractSimulation,
     params: Params,
@@ -167,6 +156,15 @@ def solve(
         stats=Stats({k: v for k, v in trajectory.extra.items() if k != "samples"}),
         samples=trajectory.extra.get("samples"),
     )
+
+
+def equilibrated(simulation: AbstractSimulation, params: Params, state: State, steps: int) -> State:
+    """A state after `steps` steps, outside of every gradient."""
+    if not steps:
+        return state
+    dynamic, static = eqx.partition((params, state), eqx.is_array)
+    params, state = eqx.combine(jax.lax.stop_gradient(dynamic), static)
+    return solve(simulation, params, state, schedule=Schedule(steps=steps), observables=()).state
 
 
 def default_adjoint(

@@ -1,7 +1,8 @@
 """Averages of correlated or weighted samples, with honest error bars. On the host, in NumPy."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -86,6 +87,33 @@ def blocking(
             for v in (series[0] + scale * mean, error, tau, effective)
         )
     )
+
+
+def of_means(
+    function: Callable[..., Any], *series: Float[np.ndarray, "..."], axis: int = 0
+) -> Average:
+    """f(⟨A⟩, ⟨B⟩, ...) with the error of the series Σ_k ∂f/∂⟨A_k⟩ (A_k - ⟨A_k⟩).
+
+    What is not an average itself: a variance, a ratio, a heat capacity. To first order its error is
+    that of one series, which `blocking` finds with all the correlation that there is, in time and
+    between the averages; where the number of samples counts f is off by its own error squared.
+
+    function: of as many numbers as there are series, elementwise, and analytic (arithmetic, exp,
+        log, roots): its derivatives are taken by a complex step, exact to rounding
+    series: samples in order of time along `axis`, all of one shape
+
+    For a variance, subtract a rough mean before squaring: f(m2, m1) = m2 - m1² loses digits.
+    """
+    columns = [np.moveaxis(np.asarray(x, dtype=float), axis, 0) for x in series]
+    means = [x.mean(axis=0) for x in columns]
+    influence = np.zeros(columns[0].shape)
+    for k, (column, mean) in enumerate(zip(columns, means, strict=True)):
+        step = 1e-30 * np.where(mean == 0, 1.0, np.abs(mean))
+        turned = [m + 1j * step if i == k else m for i, m in enumerate(means)]
+        influence = influence + np.imag(function(*turned)) / step * (column - mean)
+    found = blocking(influence)
+    value = np.asarray(function(*means), dtype=float)
+    return Average(value, found.stderr, found.correlation_time, found.effective_samples)
 
 
 def effective_sample_size(

@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ._errors import ConfigError, nearest
-
-LARGEST = 2**32  # bytes that a dataset may claim
+from ._hdf5 import RefusedError, check_array, opened
 
 
 def column(
@@ -57,14 +56,11 @@ def dataset(file: str | os.PathLike[str], name: str) -> Float[np.ndarray, "..."]
 
     if not Path(file).is_file():
         raise _refuse(Path(file), "does not exist", _neighbour(Path(file)))
-    try:
-        with h5py.File(file, "r") as opened:
-            links = {str(key): opened.get(key, getlink=True) for key in opened}
-            if not isinstance(links.get(name), h5py.HardLink):
-                raise ConfigError("there is no such array", key="name", value=name, allowed=links)
-            values = _numbers_of(opened[name], name)
-    except OSError:
-        raise _refuse(Path(file), "is no HDF5 file") from None
+    with opened(file) as found:
+        links = {str(key): found.get(key, getlink=True) for key in found}
+        if not isinstance(links.get(name), h5py.HardLink):
+            raise ConfigError("there is no such array", key="name", value=name, allowed=links)
+        values = _numbers_of(found[name], name)
     if not np.all(np.isfinite(values)):
         raise ConfigError("holds numbers that are not finite", key="name", value=name)
     return values
@@ -114,11 +110,12 @@ def _numbers_of(found: object, name: str) -> np.ndarray:
     import h5py
 
     refusal = ConfigError("is no plain array of numbers", key="name", value=name)
-    if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
+    if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "iuf":
         raise refusal
-    # What it claims to hold may be far more than the file does.
-    if found.dtype.kind not in "iuf" or found.size * found.dtype.itemsize > LARGEST:
-        raise refusal
+    try:
+        check_array(found)
+    except RefusedError as error:
+        raise ConfigError(f"is no plain array of numbers: it {error}", key="name") from None
     return np.asarray(found[()], dtype=float)
 
 

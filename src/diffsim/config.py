@@ -7,6 +7,7 @@ and validating load no jax, and what is wrong is a `ConfigError` before anything
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from ._build import build as build
 from ._build import validate as validate
 from ._build import walk
 from ._errors import ConfigError
+from ._hydra_checks import SWEEPER_HINT, check_hydra, container, is_inside
+from ._hydra_checks import check_launcher as check_launcher
 from ._hydra_errors import hydra_errors
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -25,32 +28,57 @@ OUTPUTS = "outputs"
 VERSION_BASE = "1.3"
 HIDDEN = ("experiment", "variant")  # groups that are not chosen like the others
 FILES = ("file", "expected", "data_files")  # keys whose values are files
-CHECKED = 100  # jobs of a sweep that are looked at before the first starts
+QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null")
+MOST_JOBS = 10_000  # of a sweep
 _NOT_HERE = {
     "variant": "size=NAME",
     "hydra.searchpath": "--config-dir",
     "hydra.mode": "-m",
     "hydra.output_subdir": None,
+    "hydra/sweeper": SWEEPER_HINT,
+    "hydra.sweeper": SWEEPER_HINT,
 }
 
 
 class Composed(NamedTuple):
     """A resolved configuration, and the directory that a run of it gets. `chosen`: the command line
-    named the directory."""
+    named the directory. Of a job of a sweep, whose directory holds those of the jobs: the name of
+    its `folder` there, and the settings of what launches and what searches."""
 
     config: dict[str, Any]
     run_dir: Path
     chosen: bool
+    folder: str = ""
+    launcher: Mapping[str, Any] = {}
+    search: Mapping[str, Any] = {}
+
+
+class Job(NamedTuple):
+    """A job of a sweep: what distinguishes it, its configuration, its folder in the sweep's."""
+
+    overrides: list[str]
+    config: dict[str, Any]
+    folder: str
 
 
 class Sweep(NamedTuple):
-    """The jobs of a sweep, as far as they are known beforehand, the directory that holds theirs,
-    and the words that make Hydra run them."""
+    """The jobs of a sweep, the directory that holds theirs, and how they are run. Of a search,
+    which adds jobs as it goes, the one job is where it starts from."""
 
-    jobs: list[Composed]
+    jobs: list[Job]
     directory: Path
     chosen: bool
-    overrides: list[str]
+    launcher: Mapping[str, Any]
+    search: Mapping[str, Any]
+    words: list[str]
+    config_dir: str | None
+
+    def job(self, overrides: Sequence[str], number: int) -> Job:
+        """One more job, with `overrides` behind the words of the sweep."""
+        known = _known(self.config_dir)
+        texts = [*self.words, *(_checked(word, known) for word in _parsed(overrides))]
+        composed = _composed(texts, self.config_dir, number)
+        return Job(list(overrides), composed.config, composed.folder)
 
 
 def conf_dir() -> Path:
@@ -102,25 +130,38 @@ def prepare(overrides: Sequence[str], config_dir: str | Path | None = None) -> C
                 key=word.key_or_group,
                 value=word.input_line.partition("=")[2],
             )
-    return _composed(texts, config_dir)
+    composed = _composed(texts, config_dir)
+    if composed.search.get("trials") is not None:
+        raise ConfigError("a search has many runs: give -m", key="search.trials")
+    return composed
 
 
 def prepare_sweep(overrides: Sequence[str], config_dir: str | Path | None = None) -> Sweep:
     """The jobs of a sweep, each composed and valid, and checked to stay in the sweep's folder."""
     texts = _read(overrides, config_dir)
-    jobs = [_composed(job, config_dir, number) for number, job in enumerate(_product(texts))]
-    first = jobs[0]
-    return Sweep(jobs, first.run_dir, first.chosen, texts)
+    jobs, first = [], None
+    for number, (words, own) in enumerate(_product(texts, _known(config_dir))):
+        composed = _composed(words, config_dir, number)
+        first = first or composed
+        jobs.append(Job([word.lstrip("+") for word in own], composed.config, composed.folder))
+    assert first is not None
+    _check_folders(jobs)
+    place = None if config_dir is None else str(Path(config_dir).absolute())
+    about = (first.run_dir, first.chosen, first.launcher, first.search)
+    return Sweep(jobs, *about, texts, place)
 
 
-def received(job: Any) -> Composed:
-    """The configuration and directory of a job that Hydra has started."""
-    from hydra.core.hydra_config import HydraConfig
+def launcher(words: Sequence[str]) -> dict[str, Any]:
+    """The settings of a launcher that the words choose: `hydra/launcher=joblib`."""
+    import hydra
 
-    hydra = HydraConfig.get()
-    added = [Path(s.path) for s in hydra.runtime.config_sources if s.provider == "command-line"]
-    _register(added[0] if added else None)
-    return Composed(_plain(job), Path(hydra.runtime.output_dir), True)
+    texts = [_checked(word, {}) for word in _parsed(words)]
+    with hydra_errors():
+        with hydra.initialize_config_dir(str(conf_dir()), version_base=VERSION_BASE):
+            composed = hydra.compose(None, [*texts, *QUIET], return_hydra_config=True)
+        node = container(composed.hydra.launcher)
+    check_launcher(node)
+    return node
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:
@@ -161,13 +202,20 @@ def _sources(config_dir: str | Path | None) -> list[Path]:
 
 def _read(overrides: Sequence[str], config_dir: str | Path | None) -> list[str]:
     """The words of the command line, checked one by one, as they go to Hydra."""
-    known = groups(config_dir) | {"experiment": list(experiments(config_dir))}
+    known = _known(config_dir)
     words = _parsed(overrides)
     texts = [_checked(word, known) for word in words]
     if not any(word.key_or_group == "experiment" for word in words):
         names = known["experiment"]
-        raise ConfigError("choose one with experiment=NAME", key="experiment", allowed=names)
+        cause = "choose one with experiment=NAME"
+        raise ConfigError(cause, key="experiment", allowed=names, suggestion="")
     return texts
+
+
+def _known(config_dir: str | Path | None) -> dict[str, list[str]]:
+    """The choices of each group, experiments too, by the names of their files."""
+    files = [path for each in _sources(config_dir) for path in each.glob("experiment/*.yaml")]
+    return groups(config_dir) | {"experiment": sorted(path.stem for path in files)}
 
 
 def _parsed(overrides: Sequence[str]) -> list[Any]:
@@ -182,12 +230,13 @@ def _parsed(overrides: Sequence[str]) -> list[Any]:
 
 def _checked(word: Any, known: Mapping[str, list[str]]) -> str:
     key, text = word.key_or_group, str(word.input_line)
-    if key in _NOT_HERE:
-        raise ConfigError("is not for the command line", key=key, suggestion=_NOT_HERE[key])
+    for name in (key, ".".join(key.split(".")[:2])):
+        if name in _NOT_HERE:
+            raise ConfigError("is not for the command line", key=key, suggestion=_NOT_HERE[name])
     if key in known or "/" in key:
         # Hydra reads group/choice.yaml wherever that leads.
         choice = text.partition("=")[2]
-        if not re.fullmatch(r"[\w\s,-]*", choice) or choice in ("", "null"):
+        if not re.fullmatch(r"[\w\s,-]*|glob\([\w*?-]*\)", choice) or choice in ("", "null"):
             names = known.get(key) or None
             raise ConfigError("a choice is a plain name", key=key, value=choice, allowed=names)
         return text
@@ -207,7 +256,7 @@ def _composed(
     _register(*sources[1:])
     visible = HydraConfig.instance()
     before = visible.cfg
-    with hydra_errors(tuple(KEYS)):
+    with hydra_errors(tuple(dict.fromkeys((*KEYS, *groups(config_dir))))):
         with hydra.initialize_config_dir(str(sources[0]), version_base=VERSION_BASE):
             composed = hydra.compose("config", [*texts, *added], return_hydra_config=True)
         if number is not None:
@@ -216,10 +265,14 @@ def _composed(
         try:
             _check_choices(composed.hydra.runtime.choices, sources)
             config = _plain(composed)
+            search = container(composed.search)
             if number is None:
-                return Composed(config, *_run_dir(composed.hydra.run.dir, texts, "hydra.run.dir"))
-            _check_sweep(composed.hydra)
-            return Composed(config, *_run_dir(composed.hydra.sweep.dir, texts, "hydra.sweep.dir"))
+                place = _run_dir(composed.hydra.run.dir, texts, "hydra.run.dir")
+                return Composed(config, *place, search=search)
+            check_hydra(composed.hydra)
+            place = _run_dir(composed.hydra.sweep.dir, texts, "hydra.sweep.dir")
+            folder, launcher = str(composed.hydra.sweep.subdir), container(composed.hydra.launcher)
+            return Composed(config, *place, folder, launcher, search)
         finally:
             visible.cfg = before
 
@@ -231,7 +284,8 @@ def _plain(composed: Any) -> dict[str, Any]:
     with hydra_errors():
         copy = composed.copy()
         OmegaConf.set_struct(copy, False)
-        copy.pop("hydra", None)
+        for other in ("hydra", "search"):
+            copy.pop(other, None)
         config = OmegaConf.to_container(copy, resolve=True)
     if not isinstance(config, dict):
         raise ConfigError("is no mapping of keys to values", key="configuration")
@@ -287,58 +341,50 @@ def _run_dir(text: Any, texts: Sequence[str], key: str) -> tuple[Path, bool]:
     """Where a run goes, and whether the command line said so; a file may not lead elsewhere."""
     path = Path(str(text))
     chosen = any(each.lstrip("+").startswith(f"{key}=") for each in texts)
-    if not chosen and not _is_inside(path, Path(OUTPUTS)):
+    if not chosen and not is_inside(path, Path(OUTPUTS)):
         cause = f"{str(path)!r} is not in {OUTPUTS}/; only the command line may say so"
         raise ConfigError(cause, key=key)
     return path, chosen
 
 
-def _check_sweep(hydra: Any) -> None:
-    """Hydra itself builds its launcher and loggers and makes the folders of the jobs: here, without
-    an allow-list, only what is installed as its plugin, and only below the folder of the sweep."""
-    from hydra.core.plugins import Plugins
-    from hydra.plugins.launcher import Launcher
-    from hydra.plugins.sweeper import Sweeper
-    from omegaconf import OmegaConf
-
-    folder, below = Path(str(hydra.sweep.dir)), str(hydra.sweep.subdir)
-    if not _is_inside(folder / below, folder):
-        cause = "must be below the folder of the sweep"
-        raise ConfigError(cause, key="hydra.sweep.subdir", value=below)
-    plugins = [p for kind in (Launcher, Sweeper) for p in Plugins.instance().discover(kind)]
-    allowed = {f"{plugin.__module__}.{plugin.__qualname__}" for plugin in plugins}
-    for key in ("launcher", "sweeper"):
-        for name, value in walk(OmegaConf.to_container(hydra[key], resolve=True)):
-            if name.rpartition(".")[2] == "_target_" and value not in allowed:
-                raise ConfigError("is no plugin of Hydra's", key=f"hydra.{key}", value=value)
-    for key in ("callbacks", "job_logging", "hydra_logging"):
-        if set(hydra[key] or ()) - {"version", "root", "disable_existing_loggers"}:
-            raise ConfigError("is not for a configuration to set", key=f"hydra.{key}")
-    if hydra.job.env_set or hydra.job.chdir:
-        raise ConfigError("is not for a configuration to set", key="hydra.job")
+def _check_folders(jobs: Sequence[Job]) -> None:
+    """Each job has a folder of its own, and none inside another's."""
+    taken = {job.folder: number for number, job in enumerate(jobs)}
+    for number, job in enumerate(jobs):
+        others = [job.folder, *map(str, Path(job.folder).parents)]
+        if any(taken.get(other, number) != number for other in others):
+            raise ConfigError(
+                "two jobs have one folder", key="hydra.sweep.subdir", value=job.folder
+            )
 
 
-def _is_inside(path: Path, folder: Path) -> bool:
-    inner, outer = path.resolve(), folder.resolve()
-    return inner != outer and inner.is_relative_to(outer)
-
-
-def _product(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The first `CHECKED` jobs of a sweep; Hydra composes the others before any of them runs."""
+def _product(
+    texts: Sequence[str], known: Mapping[str, list[str]]
+) -> Iterator[tuple[list[str], list[str]]]:
+    """The words of each job of a sweep, and those of them that differ between jobs."""
     with hydra_errors():
-        choices = [_values(word) for word in _parsed(texts)]
-        for job in itertools.islice(itertools.product(*choices), CHECKED):
-            yield list(job)
+        words = _parsed(texts)
+        choices = [_values(word, known) for word in words]
+        jobs = math.prod(map(len, choices))
+        if not 0 < jobs <= MOST_JOBS:
+            cause = f"a sweep of {jobs} jobs; at least 1, at most {MOST_JOBS}"
+            raise ConfigError(cause, key="command line")
+        swept = [word.is_sweep_override() for word in words]
+        for job in itertools.product(*choices):
+            yield list(job), list(itertools.compress(job, swept))
 
 
-def _values(word: Any) -> list[str]:
+def _values(word: Any, known: Mapping[str, list[str]]) -> list[str]:
     if not word.is_sweep_override():
         return [word.input_line]
-    key = word.get_key_element()
+    key, value = word.get_key_element(), word.value()
+    if hasattr(value, "filter"):  # glob(*): the choices of a group
+        return [f"{key}={name}" for name in value.filter(known.get(word.key_or_group, []))]
     if word.is_discrete_sweep():
-        return [f"{key}={v}" for v in itertools.islice(word.sweep_string_iterator(), CHECKED)]
-    # The start of an interval stands for the values that a sweeper will pick from it.
-    return [f"{key}={word.value().start}"]
+        values = itertools.islice(word.sweep_string_iterator(), MOST_JOBS + 1)
+        return [f"{key}={value}" for value in values]
+    cause = "an interval is for a search: search.trials=20 'search.space={KEY: [LOW, HIGH]}'"
+    raise ConfigError(cause, key=word.key_or_group)
 
 
 def quoted(text: str) -> str:

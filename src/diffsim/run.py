@@ -1,8 +1,9 @@
 """The command line: compose, build, run, report. `python -m diffsim.run --help` says how.
 
 Exit codes: 0 done; 1 a fault of the program, with its traceback; 2 a bad configuration, in one
-line, nothing written; 3 a numerical failure; 4 a law broken under `action: stop`; 130 and 143
-interrupted, with a restart saved.
+line, nothing written; 3 a numerical failure; 4 a law broken under `action: stop`; 5 the disk is
+full, the last restart intact; 6 another process of the run was lost; 130 and 143 interrupted, with
+a restart saved.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,9 +21,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import config
 from ._errors import ConfigError, nearest
 from ._outcome import FAILED, complain, conduct
+from ._scale import current, detected, joined, launch
 
 if TYPE_CHECKING:
     from ._store import RunDirectory
+
+CACHE = (
+    *("jax_enable_compilation_cache", "jax_compilation_cache_dir"),
+    "jax_persistent_cache_min_compile_time_secs",
+)
+CHECKED = 100  # jobs of a sweep that are built before the first starts
 
 USAGE = """\
 usage: python -m diffsim.run experiment=NAME [KEY=VALUE ...]
@@ -28,8 +38,14 @@ usage: python -m diffsim.run experiment=NAME [KEY=VALUE ...]
   python -m diffsim.run experiment=lj_fit                            run an experiment
   python -m diffsim.run experiment=lj_fit adjoint=direct seed=1      with other settings
   python -m diffsim.run -m experiment=lj_fit seed=0,1,2              sweep: a run for each value;
-                        hydra/launcher=joblib runs them side by side
-  python -m diffsim.run resume=outputs/lj_fit/2026-11-22_10-00-00    continue in that directory
+                        hydra/launcher=joblib runs them side by side, submitit_slurm on a cluster
+  python -m diffsim.run -m experiment=lj_fit search.trials=20 'search.space={fit.explore: [0.1, 2]}'
+                        search: 20 runs with the settings that Optuna proposes
+  python -m diffsim.run resume=outputs/lj_fit/2026-11-22_10-00-00    continue in that directory,
+                        that of a run or of a sweep
+  python -m diffsim.run verify=outputs/lj_fit/2026-11-22_10-00-00    run it again, compare:
+                        exit code 0 if the numbers are the same, 3 if not
+  python -m diffsim.run experiment=lj_fit placement=batch            conditions over all devices
 
 options:
   -m, --multirun     sweep over the values that are separated by commas
@@ -52,22 +68,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def task(job: Any) -> float:
+def task(_: Any) -> float:
     """One job of a sweep: its objective, a finite number even if it failed. Its exit code is in its
     `status.json`, because an exit here would end the jobs after it."""
-    from ._store import RunDirectory
+    from . import _sweep
 
-    composed = config.received(job)
-    try:
-        with _precision(composed.config["precision"]):
-            experiment = config.build(composed.config)
-            objective, code = conduct(experiment, _create(composed.run_dir, composed.config))
-    except ConfigError as error:
-        complain(error)
-        RunDirectory(composed.run_dir).status("failed", 2, message=str(error))
-        return FAILED
+    job = _sweep.assigned()
+    with _sweep.claimed(job) as found:
+        if found is None:
+            return FAILED
+        objective, code = _job(*found, poll=_sweep.poll(job.record))
     if code > 128:
-        raise KeyboardInterrupt  # what stops a run stops the sweep
+        _sweep.stop(job.record, code - 128)  # what stops a run stops the sweep
     return objective
 
 
@@ -82,7 +94,10 @@ def _dispatch(words: list[str]) -> int:
         width = max(map(len, listed), default=0)
         _say("\n".join(f"{name:<{width}}  {question}" for name, question in listed.items()))
     elif any(word.startswith("resume=") for word in options.words):
-        return _resume(options)
+        with joined():
+            return _resume(_own_copy(options))
+    elif any(word.startswith("verify=") for word in options.words):
+        return _verify(options)
     elif options.multirun:
         return _sweep(options)
     else:
@@ -120,80 +135,131 @@ def _help(config_dir: str | None) -> str:
 
 def _single(options: argparse.Namespace) -> int:
     composed = config.prepare(options.words, options.config_dir)
-    with _precision(composed.config["precision"]):
+    count = composed.config["scale"]["processes"]
+    if count > 1:
+        _check_placement(composed.config, count)
+    if count > 1 and detected() is None:
+        folder = ["--config-dir", options.config_dir] if options.config_dir else []
+        return launch([*options.words, *folder], count)
+    with (
+        joined() as member,
+        _precision(composed.config["precision"]),
+        _programs(composed.config),
+    ):
         experiment = config.build(composed.config)
-        place = composed.run_dir if composed.chosen else _unused(composed.run_dir)
+        if not member.leads:
+            place = member.folder()
+        else:
+            place = composed.run_dir if composed.chosen else _unused(composed.run_dir)
+            member.agreed(0)  # the folder of the others is theirs alone
         return conduct(experiment, _create(place, composed.config))[1]
 
 
-def _resume(options: argparse.Namespace) -> int:
-    from ._store import RunDirectory
+def _check_placement(settings: dict[str, Any], count: int) -> None:
+    """Refuse, before any process starts, what would have each compute the same."""
+    if settings["placement"]["_target_"] == "diffsim.SingleDevice":
+        cause = f"is one device, which {count} processes cannot share"
+        raise ConfigError(cause, key="placement", value="single", allowed="batch, pmap")
 
+
+def _own_copy(options: argparse.Namespace) -> argparse.Namespace:
+    """For a process that does not lead, a copy of the run directory to go on in."""
+    member, words = current(), options.words
+    if member.group is None:
+        return options
+    found = Path(words[0].partition("=")[2])
+    if member.leads or len(words) > 1 or not found.is_dir():
+        member.agreed(0)
+        return options
+    return argparse.Namespace(**vars(options) | {"words": [f"resume={member.folder(found)}"]})
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from . import _sweep as sweeps
+    from ._resume import finished, reopened, rewound
+
+    place = Path(next(w for w in options.words if w.startswith("resume=")).partition("=")[2])
+    if sweeps.is_sweep(place):
+        return _resume_sweep(place, [w for w in options.words if not w.startswith("resume=")])
     if len(options.words) > 1 or options.multirun or options.config_dir:
         cause = "goes on with the configuration of the run, and takes nothing else"
         raise ConfigError(cause, key="resume")
-    directory = RunDirectory.open(options.words[0].partition("=")[2])
-    settings = config.load_saved(directory.config_text())
-    if directory.read_status().get("state") == "done":
+    directory, settings = reopened(options.words[0].partition("=")[2])
+    if finished(directory):
         _say(f"{directory.path} is finished")
         return 0
-    with _precision(settings["precision"]):
+    with _precision(settings["precision"]), _programs(settings):
         experiment = config.build(settings)
-        return conduct(experiment, directory, resume=_rewound(directory))[1]
+        return conduct(experiment, directory, resume=rewound(directory))[1]
 
 
-def _rewound(directory: RunDirectory) -> bool:
-    """Whether there is a restart to go on from. What was written after it, or without one, goes."""
-    from ._store import Restarts
+def _verify(options: argparse.Namespace) -> int:
+    from ._verify import opened, verify
 
-    with Restarts(directory.restart) as restarts:
-        latest = restarts.latest()
-    directory.truncate_metrics(-1 if latest is None else latest)
-    if latest is None:
-        directory.trajectory.unlink(missing_ok=True)
-    return latest is not None
+    if len(options.words) > 1 or options.multirun or options.config_dir:
+        raise ConfigError("takes the directory of a run, and nothing else", key="verify")
+    directory, settings = opened(options.words[0].partition("=")[2])
+    with _precision(settings["precision"]), _programs(settings):
+        return verify(directory, settings, config.build(settings))
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    import hydra
+    from . import _sweep as sweeps
 
     sweep = config.prepare_sweep(options.words, options.config_dir)
-    for job in sweep.jobs:
+    search = sweeps.settings(sweep.search)
+    _alone(sweep.jobs)
+    jobs = sweep.jobs[:CHECKED]
+    if search is not None:
+        sweeps.require()
+        if len(sweep.jobs) > 1:
+            cause = "a search varies what is in search.space; everything else has one value"
+            raise ConfigError(cause, key="command line", value=sweep.jobs[0].overrides[0])
+        jobs += [sweep.job(words, 0) for words in sweeps.ends(search.space)]
+    for job in jobs:
         with _precision(job.config["precision"]):
             config.build(job.config)
     place = sweep.directory if sweep.chosen else _unused(sweep.directory)
-    if place.exists() and (not place.is_dir() or (sweep.chosen and any(place.iterdir()))):
-        raise ConfigError(f"{str(place)!r} is not empty", key="hydra.sweep.dir")
-    words = ["diffsim.run", "--multirun", *sweep.overrides]
-    words.append(f"++hydra.sweep.dir={config.quoted(str(place))}")
-    if options.config_dir:
-        words += ["--config-dir", options.config_dir]
-    run = hydra.main(str(config.conf_dir()), "config", version_base=config.VERSION_BASE)(task)
-    before, sys.argv = sys.argv, words
-    code = 0
+    return sweeps.carry_out(sweeps.begin(sweep, place), task, sweep)
+
+
+def _resume_sweep(place: Path, words: Sequence[str]) -> int:
+    from . import _sweep as sweeps
+
+    record = sweeps.Record.load(place)
+    launcher = sweeps.resumed_launcher(record, words)
+    return sweeps.carry_out(replace(record, launcher=launcher), task)
+
+
+def _job(directory: RunDirectory, old: bool, poll: Callable[[], None]) -> tuple[float, int]:
+    """A job in its directory, from its restart where it is an old one: the objective and the exit
+    code."""
+    from ._resume import reopened, rewound
+
     try:
-        run()
-    except KeyboardInterrupt:
-        code = 130
-    except SystemExit as stopped:
-        code = 0 if stopped.code in (None, 0) else 1
-    finally:
-        sys.argv = before
-        (place / "multirun.yaml").unlink(missing_ok=True)  # Hydra's: nothing in it is masked
-    codes = _codes(place)
-    return max(code, *codes, 0 if len(codes) >= len(sweep.jobs) else 1)
+        if old:
+            directory, settings = reopened(str(directory.path))
+        else:
+            settings = config.load_saved(directory.config_text())
+        with _precision(settings["precision"]), _programs(settings):
+            experiment = config.build(settings)
+            return conduct(experiment, directory, resume=old and rewound(directory), poll=poll)
+    except ConfigError as error:
+        complain(error)
+        directory.status("failed", 2, message=str(error))
+        return FAILED, 2
+    except Exception as error:
+        traceback.print_exc()
+        directory.status("failed", 1, message=f"{type(error).__name__}: {error}")
+        return FAILED, 1
 
 
-def _codes(place: Path) -> list[int]:
-    """The exit codes of the jobs of a sweep, each said with its folder."""
-    from ._store import RunDirectory
-
-    codes = []
-    for folder in sorted(path.parent for path in place.rglob("status.json")):
-        status = RunDirectory(folder).read_status()
-        _say(f"{folder}: {status.get('state')}")
-        codes.append(status["code"] if isinstance(status.get("code"), int) else 1)
-    return codes
+def _alone(jobs: Sequence[config.Job]) -> None:
+    """Refuse several processes to the jobs of a sweep, which its launcher starts."""
+    most = max(job.config["scale"]["processes"] for job in jobs)
+    if most > 1 or detected() is not None:
+        cause = "a sweep runs its jobs in one process each; several are for single runs"
+        raise ConfigError(cause, key="scale.processes", value=most)
 
 
 def _create(place: Path, settings: dict[str, Any]) -> RunDirectory:
@@ -227,6 +293,34 @@ def _precision(precision: str) -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_enable_x64", before)
+
+
+@contextlib.contextmanager
+def _programs(settings: dict[str, Any]) -> Iterator[None]:
+    """Compiled programs are kept from run to run, unless the configuration says no or JAX's own
+    variables say where. A folder that cannot be written only costs that."""
+    import jax
+
+    from ._store import programs_folder
+
+    before = {key: getattr(jax.config, key) for key in CACHE}
+    after = before | {CACHE[0]: before[CACHE[0]] and settings.get("compilation_cache", True)}
+    if after[CACHE[0]] and before[CACHE[1]] is None and (folder := programs_folder()) is not None:
+        after |= {CACHE[1]: str(folder), CACHE[2]: 0.2}  # seconds of compilation that are worth it
+    try:
+        _configure(after)
+        yield
+    finally:
+        _configure(before)
+
+
+def _configure(values: dict[str, Any]) -> None:
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    for key, value in values.items():
+        jax.config.update(key, value)
+    compilation_cache.reset_cache()  # or what was compiled before would decide
 
 
 def _say(text: str) -> None:

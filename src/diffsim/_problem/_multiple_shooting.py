@@ -82,6 +82,7 @@ def multiple_shooting(
         [*(layout.target(t) for t in problem.targets), gaps],
         layout.schedule,
         conditions,
+        placement=problem.placement,
     )
 
 

@@ -12,24 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._adjoint import AbstractAdjoint, Reweight
+from .._adjoint import AbstractAdjoint
 from .._errors import ConfigError
 from .._parameter import Parameter
+from .._placement import AbstractPlacement, SingleDevice
 from .._schedule import Schedule
 from .._simulation import AbstractFlow, AbstractSimulation
-from .._solve import Solution, default_adjoint, over_batch, solve
+from .._solve import default_adjoint, over_batch
 from .._units import convert
 from ._conditions import arrays, check_lengths, check_names
+from ._prediction import Prediction, run_conditions
 from ._target import Target
-
-
-class Prediction(eqx.Module):
-    """What a problem predicts: `values`, one array a target in the target's unit with a leading
-    condition axis (for "mean" averaged over the saves), and the `solution` behind it, batched over
-    conditions."""
-
-    values: tuple[Array, ...]
-    solution: Solution
 
 
 class Problem(eqx.Module):
@@ -41,6 +34,7 @@ class Problem(eqx.Module):
     `equilibration` steps go before the schedule, outside of every gradient. θ below is the tree
     {name: unconstrained value} of the free parameters, as `initial()` returns it. A parameter that
     a target names as its `sigma` belongs to the measurement: the simulation does not get it.
+    `placement`: over which devices the conditions go (default: one device).
     """
 
     simulation: AbstractSimulation
@@ -49,6 +43,7 @@ class Problem(eqx.Module):
     schedule: Schedule
     conditions: dict[str, Any] | None = None
     equilibration: int = eqx.field(static=True, default=0)
+    placement: AbstractPlacement = eqx.field(default_factory=SingleDevice)
 
     def __init__(
         self,
@@ -58,11 +53,13 @@ class Problem(eqx.Module):
         schedule: Schedule,
         conditions: Mapping[str, Any] | None = None,
         equilibration: int = 0,
+        placement: AbstractPlacement | None = None,
     ):
         self.simulation, self.schedule = simulation, schedule
         self.parameters, self.targets = dict(parameters), tuple(targets)
         self.conditions = None if conditions is None else arrays(conditions)
         self.equilibration = equilibration
+        self.placement = SingleDevice() if placement is None else placement
 
     def __check_init__(self):
         for name, parameter in self.parameters.items():
@@ -105,6 +102,7 @@ class Problem(eqx.Module):
 
     def check(self) -> None:
         """Host side: refuse what cannot run, before anything is traced."""
+        self.placement.check()
         params = self.params(self.initial())
         check_names(self.simulation, self.conditions or {})
         self.simulation.check(params, **(self.conditions or {}))
@@ -263,8 +261,12 @@ class Problem(eqx.Module):
         """Initial states, one a condition, before equilibration."""
         params = self.params(theta)
         conditions = jax.tree.map(jnp.asarray, self.conditions or {})
-        init = lambda key, given: self.simulation.init(params, key, **given)  # noqa: E731
-        return over_batch(init, jax.random.split(key, self.batch), conditions)
+        keys = jax.random.split(key, self.batch)
+        if not self.simulation.traceable_init():
+            init = lambda key, given: self.simulation.init(params, key, **given)  # noqa: E731
+            return self.placement.place(over_batch(init, keys, conditions))
+        start = lambda shared, key, given: shared[0].init(shared[1], key, **given)  # noqa: E731
+        return self.placement.map(start, (self.simulation, params), keys, conditions)
 
     def predict(
         self,
@@ -273,23 +275,17 @@ class Problem(eqx.Module):
         adjoint: AbstractAdjoint | None = None,
     ) -> Prediction:
         """Run the schedule from `states` (batched) and evaluate every target's observable."""
-        params = self.params(theta)
         names = tuple(dict.fromkeys(t.observable for t in self.targets))
-        adjoint = default_adjoint(self.simulation) if adjoint is None else adjoint
-        samples = adjoint.samples if isinstance(adjoint, Reweight) else None
-
-        def one(state, samples):
-            how = Reweight(samples) if isinstance(adjoint, Reweight) else adjoint
-            return solve(
-                self.simulation,
-                params,
-                self.equilibrated(params, state) if samples is None else state,
-                schedule=self.schedule,
-                adjoint=how,
-                observables=names,
-            )
-
-        solution = over_batch(one, states, samples)
+        solution = run_conditions(
+            self.simulation,
+            self.params(theta),
+            states,
+            schedule=self.schedule,
+            adjoint=default_adjoint(self.simulation) if adjoint is None else adjoint,
+            equilibration=self.equilibration,
+            observables=names,
+            placement=self.placement,
+        )
         values = []
         for target in self.targets:
             series = solution.observables[target.observable] * self._factor(target)
@@ -303,24 +299,16 @@ class Problem(eqx.Module):
         series A̅ + n w_i (A_i - A̅): the same mean, and the scatter that its error follows from.
         """
         weights = prediction.solution.stats.get("weights")
+        observables = self.placement.fetch(prediction.solution.observables)
         out = []
         for target in self.targets:
-            series = np.asarray(prediction.solution.observables[target.observable])
+            series = np.asarray(observables[target.observable])
             if weights is not None:
                 w = np.asarray(weights).reshape(series.shape[:2] + (1,) * (series.ndim - 2))
                 mean = series.mean(axis=1, keepdims=True)
                 series = series + (1 - w) * mean
             out.append(series * self._factor(target))
         return out
-
-    def equilibrated(self, params: PyTree, state: PyTree) -> PyTree:
-        """A state after the `equilibration` steps, outside of every gradient."""
-        if not self.equilibration:
-            return state
-        dynamic, static = eqx.partition((params, state), eqx.is_array)
-        params, state = eqx.combine(jax.lax.stop_gradient(dynamic), static)
-        plan = Schedule(steps=self.equilibration)
-        return solve(self.simulation, params, state, schedule=plan, observables=()).state
 
     def residuals(
         self,

@@ -21,7 +21,7 @@ from .numbers import (
 from .run_data import RunData, is_map, mapping, rows, text
 from .states import states_table
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _PLACES = {
     "parity": "fit",
     "series": "fit",
@@ -76,7 +76,7 @@ def page(run: RunData, figures: Drawn, notes: Sequence[str]) -> str:
         "head",
         Html('<meta charset="utf-8">'),
         Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Html(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
+        Html(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
         element("title", f"{run.name} · diffsim"),
         element("style", Html(css)),
     )
@@ -242,7 +242,23 @@ def _cost(run: RunData) -> Html | None:
         ("Whole run", human_time(timing.get("total_s"))),
         ("Agreement", _agreement(compared)),
     ]
-    return Html(markup([facts(pairs), _plan(adjoint), _comparison(compared), _audit(run)]))
+    parts = [facts(pairs), _profile(run), _plan(adjoint), _comparison(compared), _audit(run)]
+    return Html(markup(parts))
+
+
+def _profile(run: RunData) -> Html | None:
+    """Where the time went, of a run with `profile=true`."""
+    found = mapping(run.result, "profile")
+    body = [
+        [
+            text(row, "what"),
+            human_time(row.get("seconds")),
+            significant(row.get("count"), 6),
+            human_bytes(row.get("bytes")),
+        ]
+        for row in rows(found, "rows")
+    ]
+    return table(["", "Time", "Times", "Memory"], body, numeric=(1, 2, 3)) if body else None
 
 
 def _plan(adjoint: Mapping[str, Any]) -> Html | None:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .._errors import ConfigError, nearest
+from .._hdf5 import check_file, opened
 from ._axes import COMPONENTS
 from ._grid import AXES, Grid
 
@@ -147,23 +148,8 @@ def _engine(path: Path) -> str:
 
 def _check_inside(path: Path) -> None:
     """Refuse arrays that HDF5 would fetch from other files."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            for name in map(str, file):
-                found = file[name] if _is_hard(file, name) else None
-                array = isinstance(found, h5py.Dataset)
-                if found is None or (array and (found.external or found.is_virtual)):
-                    raise _refused(path, f"keeps {name!r} elsewhere")
-    except OSError as error:
-        raise _refused(path, f"cannot be read ({str(error)[:200]})") from None
-
-
-def _is_hard(file: Any, name: str) -> bool:
-    import h5py
-
-    return isinstance(file.get(name, getlink=True), h5py.HardLink)
+    with opened(path) as file:
+        check_file(file, claims=True)
 
 
 def _refused(path: Path, cause: str, suggestion: str | None = None) -> ConfigError:
