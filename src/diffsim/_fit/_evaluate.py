@@ -303,8 +303,8 @@ class Evaluator:
 
     def _call(self, z: Array, use: Array | np.ndarray) -> Evaluation:
         dynamic, static = eqx.partition((z, self.run(use, z)), eqx.is_array)
-        shape = jax.tree.map(lambda x: (x.shape, str(x.dtype)), dynamic)
-        signature = str(shape)
+        leaves, structure = jax.tree.flatten(dynamic)
+        signature = structure, tuple((x.shape, x.dtype) for x in leaves)
         while signature not in self.compiled:
             program = self._compile(dynamic, static)
             if self._steps_down(program[1].temp_bytes):
