@@ -193,6 +193,15 @@ class Problem(eqx.Module):
         targets = tuple(target.until(saves) for target in self.targets)
         return dataclasses.replace(self, schedule=schedule, targets=targets)
 
+    def only(self, labels: Sequence[str]) -> Problem:
+        """The same with the targets of these names alone."""
+        known = tuple(target.label for target in self.targets)
+        for label in labels:
+            if label not in known:
+                raise ConfigError("no such target", key="targets", value=label, allowed=known)
+        kept = tuple(target for target in self.targets if target.label in labels)
+        return dataclasses.replace(self, targets=kept)
+
     def rows(self, conditions: Array | np.ndarray) -> Problem:
         """The same of some conditions alone, given by their numbers."""
         kept = jax.tree.map(lambda x: jnp.asarray(x[conditions]), self.conditions or {})

@@ -1,0 +1,62 @@
+"""Fits in stages: some of the data first, then all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+
+from .._errors import ConfigError
+from .._fit import FORGETFUL, FitResult, Memory
+from ._fits import AbstractFitTask, free_values
+
+if TYPE_CHECKING:
+    from ._experiment import Experiment
+
+
+class StagedFit(AbstractFitTask):
+    """min L₁(θ), and from there min L(θ): `first` fits the `targets` of these names alone, `then`
+    all of them.
+
+    For data that mean nothing far from the minimum (the elastic constants of what is not yet a
+    crystal), that are costly, or that correct what is already fitted. `first` may be a `StagedFit`
+    itself. Studies find where the last stage began as the starting values of the result's problem.
+
+    **Arguments:** `first`, `then`: `OptaxFit` or `LeastSquaresFit`, each with options of its own;
+    `targets`: names of the targets of the first stage.
+    """
+
+    first: AbstractFitTask
+    then: AbstractFitTask
+    targets: tuple[str, ...] = eqx.field(converter=tuple)
+
+    def check_own(self, experiment: Experiment) -> None:
+        known = tuple(target.label for target in experiment.problem.targets)
+        if not 0 < len(set(self.targets) & set(known)) < len(known):
+            raise ConfigError(
+                "must be some of the targets, not all",
+                key="fit.targets",
+                value=self.targets,
+                allowed=known,
+            )
+        self.first.check_own(self._part(experiment))
+        self.then.check_own(experiment)
+
+    def _part(self, experiment: Experiment) -> Experiment:
+        return experiment.with_problem(experiment.problem.only(self.targets))
+
+    def solve(
+        self, experiment: Experiment, watch: Any, memory: Memory = FORGETFUL, **further: Any
+    ) -> FitResult:
+        if "former" in further:  # once more, all of it
+            return self.then.solve(experiment, watch, memory, **further)
+        problem = experiment.problem
+
+        def fitted() -> dict[str, Any]:
+            part = self._part(experiment)
+            found = self.first.solve(part, watch, memory.within("first"), **further)
+            return {name: found.values[name] for name in problem.free}
+
+        start = memory.once("after the first", free_values(problem), fitted)
+        whole = experiment.with_problem(problem.starting_at(start))
+        return self.then.solve(whole, watch, memory.within("then"), **further)
