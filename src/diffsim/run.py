@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import config
 from ._errors import ConfigError, nearest
 from ._outcome import FAILED, complain, conduct
+from ._programs import release_programs
 from ._scale import current, detected, joined, launch
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def task(_: Any) -> float:
         objective, code = _job(*found, poll=_sweep.poll(job.record))
     if code > 128:
         _sweep.stop(job.record, code - 128)  # what stops a run stops the sweep
+    release_programs()
     return objective
 
 
