@@ -89,6 +89,7 @@ from ._units import UnitSystem as UnitSystem
 from ._units import unit_system as unit_system
 from ._velocity_rescaling import VelocityRescaling as VelocityRescaling
 from ._water import Water as Water
+from ._water import rigid_water as rigid_water
 from ._water import water_box as water_box
 from ._water import water_exclusions as water_exclusions
 from ._water import water_parameters as water_parameters
