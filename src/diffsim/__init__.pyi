@@ -57,7 +57,10 @@ from ._parameter import Normal as Normal
 from ._parameter import Parameter as Parameter
 from ._placement import Batch as Batch
 from ._placement import SingleDevice as SingleDevice
+from ._problem import AbstractReference as AbstractReference
+from ._problem import Configurations as Configurations
 from ._problem import Problem as Problem
+from ._problem import RelativeEntropy as RelativeEntropy
 from ._problem import Target as Target
 from ._problem import multiple_shooting as multiple_shooting
 from ._schedule import Schedule as Schedule

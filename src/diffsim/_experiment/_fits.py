@@ -68,6 +68,7 @@ class AbstractFitTask(eqx.Module):
         """Refuse what cannot work, before anything is written."""
         experiment.adjoint.check(experiment.simulation)
         self.check_own(experiment)
+        experiment.problem.check_adjoint(experiment.adjoint)
         for target in experiment.problem.targets:
             if target.statistic != "mean" and isinstance(experiment.adjoint, Reweight):
                 raise ConfigError(
@@ -284,7 +285,7 @@ def validate(experiment: Experiment, result: FitResult) -> dict[str, Any]:
         rms[target.label] = float(np.sqrt(np.sum(off**2) / max(1, np.sum(measured[rows]))))
         residual = np.asarray(target.residual(jnp.asarray(value), sigmas[i]))[rows]
         squares.append(residual[measured[rows]] ** 2)
-    squares = np.concatenate([np.ravel(x) for x in squares])
+    squares = np.concatenate([np.zeros(0), *map(np.ravel, squares)])
     total = float(np.sum(squares))
     return {
         "rows": rows,

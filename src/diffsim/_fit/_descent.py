@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from .._errors import SimulationError
 from ._derivative import explicit
-from ._evaluate import Evaluator, Run
+from ._evaluate import ESS_LEAST, Evaluator, Run
 from ._memory import FORGETFUL, Memory, kept_with, lean
 from ._result import scalars
 
@@ -24,6 +24,7 @@ IDLE = 10  # iterations without a better loss after which a line search has no f
 GAIN = 1e-12  # of the loss, relative, that counts as better
 FLAT = 1e-2  # the slope, as for `TOL`, under which that counts as converged
 HALVINGS = 30  # at most, on the way back from where a trajectory fails
+ESS_LINE = ESS_LEAST / 3  # the effective fraction of samples under which a line search steps back
 
 
 @eqx.filter_jit
@@ -36,6 +37,8 @@ def update(
     def value(z: Array) -> Array:
         loss, prediction = run.loss(unravel(z))
         failed = jnp.any(prediction.solution.first_bad_step >= 0)
+        if "ess" in prediction.solution.stats:  # beyond, samples say whatever a search asks for
+            failed = failed | jnp.any(prediction.solution.stats["ess"] < ESS_LINE)
         return jnp.where(failed, jnp.inf, loss / count)  # a line search steps back from there
 
     # a line search calls jax.grad
@@ -147,6 +150,8 @@ class Descent:
         began = time.perf_counter()
         loss, gradient, prediction, facts = self.evaluator.at(z, self.mask)
         point = Iterate(z, float(loss), gradient, prediction)
+        if facts["resampled"] and self.problem.entropies:
+            self.best = None  # its free energies count from where other samples were drawn
         self._keep(point)
         record = {
             "iteration": len(self.history),

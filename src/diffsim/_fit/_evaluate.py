@@ -149,6 +149,7 @@ class Evaluator:
         adjoint.check(problem.simulation)
         pulls = problem.data_points if what is residuals_and_jacobian else 1
         adjoint, self.choice, self.plan = planned(problem, adjoint, pulls=pulls)
+        problem.check_adjoint(adjoint)
         self.problem, self.adjoint, self.what, self.watch = problem, adjoint, what, watch
         self.chunk, self.schedule = chunk, problem.schedule
         theta = problem.initial()

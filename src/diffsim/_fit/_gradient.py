@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,15 @@ from jaxtyping import PRNGKeyArray
 
 from .._adjoint import AbstractAdjoint
 from .._errors import ConfigError
-from .._problem import Problem, fetched
+from .._problem import Prediction, Problem, fetched
 from .._solve import default_adjoint
 from ._batches import BatchDescent
 from ._descent import Descent
-from ._evaluate import Evaluator, Watch, loss_and_gradient, mask_of, silent
+from ._evaluate import Evaluator, Run, Watch, loss_and_gradient, mask_of, silent
 from ._laplace import laplace
 from ._memory import FORGETFUL, Memory
 from ._result import FitResult
+from ._uncertainty import Uncertainty
 
 
 def fit(
@@ -42,7 +43,8 @@ def fit(
 
     **Arguments:** `optimiser`: any optax transformation (default `optax.lbfgs()`, whose line search
     evaluates the loss further times); `adjoint`: how ∇L is taken; with `Reweight` samples are drawn
-    anew when their effective fraction falls under 0.3; `tol`: end when ‖∇L/n‖ is below; by default
+    anew when their effective fraction falls under 0.3, and a line search stays where it is over
+    0.1; `tol`: end when ‖∇L/n‖ is below; by default
     when ‖max(1, |θ|) ∇L‖ is below 10⁻⁶ max(n, |L|), or when a line search finds nothing better in
     ten iterations; `batch`: how many conditions, drawn anew in each iteration, stand for all of
     them; `uncertainty`: "laplace" for error bars from the inverse Hessian of L at the end, which
@@ -80,7 +82,7 @@ def fit(
         theta=theta,
         values=problem.values(theta),
         loss=best.loss,
-        uncertainty=laplace(theta, run) if uncertainty else None,
+        uncertainty=_errors(evaluator, theta, run, prediction) if uncertainty else None,
         prediction=prediction,
         residuals=np.asarray(problem.residuals(theta, prediction, jnp.asarray(mask))),
         history=descent.history,
@@ -88,3 +90,7 @@ def fit(
         cost=evaluator.cost,
         evaluator=evaluator,
     )
+
+
+def _errors(evaluator: Evaluator, theta: Any, run: Run, prediction: Prediction) -> Uncertainty:
+    return laplace(theta, run, prediction, evaluator.influences(prediction))

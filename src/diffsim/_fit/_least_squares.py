@@ -127,7 +127,14 @@ def least_squares(
 
 
 def check_squares(problem: Problem) -> None:
-    """Refuse a sigma that is fitted: it has a term log sigma, which is no square."""
+    """Refuse a sigma that is fitted, which has a term log sigma, and a relative entropy: they are
+    no squares."""
+    for entropy in problem.entropies:
+        raise ConfigError(
+            f"least squares cannot fit {entropy.label}, which is no sum of squares",
+            key="targets",
+            allowed="fit=optax: diffsim.fit",
+        )
     for name in problem.free_noises:
         raise ConfigError(
             f"least squares cannot fit a target's sigma, which {name} is",
