@@ -13,7 +13,6 @@ import pytest
 import diffsim as ds
 from diffsim import ConfigError, md
 from diffsim._fit._evaluate import Evaluator, loss_and_gradient
-from problems import springs
 
 A, S = 0.7, 0.8  # of the reference
 SAVES, FRAMES = 4000, 3000

@@ -1,4 +1,5 @@
-"""Makes rdf.csv, knots.csv and reference.json: the structure of a Lennard-Jones liquid.
+"""Makes rdf.csv, rdf_merged.csv, knots.csv and reference.json: the structure of a Lennard-Jones
+liquid.
 
     python make_reference.py
 
@@ -6,11 +7,13 @@
 zero there; Langevin dynamics with dt* = 0.005 and friction 1, 100,000 steps each after 10,000,
 looked at every 40.
 
-rdf.csv: g(r) in bins of 0.01, with its standard error by blocking, and that of one pair in a bin
-that no pair was seen in. knots.csv: where the sought potential has its knots, the potential of mean
-force -kT ln g there (below the first distance with g > 0.01 its straight continuation), less its
-value at the cutoff, and the potential that was run. reference.json: pressure and energy, which the
-fit does not see, and how many independent configurations g(r) stands for.
+rdf.csv: g(r) in bins of 0.01 with its standard error by blocking; where no pair was seen, that of
+one. rdf_merged.csv: the same in bins of 0.05, and the scale on which a fit judges deviations: three
+standard errors, for its own simulation is an eighth of this one, but 0.001 at least. knots.csv:
+where the sought potential has its knots but for the last, the potential of mean force -kT ln g
+there (straight on below the first distance with g > 0.01) less its value at the cutoff, and the
+potential that was run. reference.json: pressure and energy, which the fit does not see, and how
+many independent configurations g(r) stands for.
 """
 
 import csv
@@ -26,6 +29,8 @@ import diffsim as ds
 ATOMS, DENSITY, KT, CUTOFF = 108, 0.7, 1.0, 2.5
 REPLICAS, STEPS, EVERY, EQUILIBRATION = 16, 100_000, 40, 10_000
 BINS, KNOTS, START = 250, 28, 0.88
+MERGED = 5  # of these bins make one of those that are fitted
+LEAST = 1e-3  # of g(r): what a fit need not tell from zero
 HERE = Path(__file__).parent
 
 
@@ -86,13 +91,19 @@ def main() -> None:
     g, error = mean_and_error(seen["rdf"])
     edges = np.linspace(0, CUTOFF, BINS + 1)
     centres = (edges[1:] + edges[:-1]) / 2
-    volume = ATOMS / DENSITY
-    pairs = ATOMS * (ATOMS - 1) / 2 * 4 / 3 * np.pi * np.diff(edges**3) / volume
-    one = 1 / (pairs * seen["rdf"].shape[0] * seen["rdf"].shape[1])
-    write("rdf.csv", r=centres, g=g, g_error=np.maximum(error, one))
+    shells = np.diff(edges**3)
+    one = ATOMS / DENSITY / (ATOMS * (ATOMS - 1) / 2 * 4 / 3 * np.pi * shells)
+    error = np.maximum(error, one / np.prod(seen["rdf"].shape[:2]))
+    write("rdf.csv", r=centres, g=g, g_error=error)
+    share = shells / shells.reshape(-1, MERGED).sum(axis=1).repeat(MERGED)
+    merged = (seen["rdf"] * share).reshape(*seen["rdf"].shape[:2], -1, MERGED).sum(axis=-1)
+    wide, error = mean_and_error(merged)
+    middle = centres.reshape(-1, MERGED).mean(axis=1)
+    write("rdf_merged.csv", r=middle, g=wide, g_error=error, g_scale=np.hypot(3 * error, LEAST))
     knots = np.linspace(START, CUTOFF, KNOTS)
-    potentials = {"mean_force": mean_force(knots, centres, g), "potential": lennard_jones(knots)}
-    write("knots.csv", r=knots, **potentials)
+    start = mean_force(knots, centres, g)
+    potentials = {"mean_force": start[:-1], "potential": lennard_jones(knots[:-1])}
+    write("knots.csv", r=knots[:-1], **potentials)
     found = {
         "configurations": round(
             sum(float(ds.blocking(each).effective_samples) for each in seen["residual_energy"])

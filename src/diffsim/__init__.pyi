@@ -18,6 +18,7 @@ from ._errors import LawBroken as LawBroken
 from ._errors import SimulationError as SimulationError
 from ._experiment import AdjointStudy as AdjointStudy
 from ._experiment import ChangeStudy as ChangeStudy
+from ._experiment import CurveStudy as CurveStudy
 from ._experiment import DriftStudy as DriftStudy
 from ._experiment import Experiment as Experiment
 from ._experiment import FrequencyStudy as FrequencyStudy
@@ -30,6 +31,7 @@ from ._experiment import RatioStudy as RatioStudy
 from ._experiment import ShootingStudy as ShootingStudy
 from ._experiment import StepSizeStudy as StepSizeStudy
 from ._experiment import TruthStudy as TruthStudy
+from ._experiment import UnfittedStudy as UnfittedStudy
 from ._experiment import ValuesStudy as ValuesStudy
 from ._experiment._decorrelation_study import DecorrelationStudy as DecorrelationStudy
 from ._experiment._flow_reference import FlowReference as FlowReference

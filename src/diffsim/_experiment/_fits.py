@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import equinox as eqx
 import jax
@@ -166,12 +166,15 @@ class LeastSquaresFit(AbstractFitTask):
 
 class OptaxFit(AbstractFitTask):
     """`diffsim.fit` with its options: any optax `optimiser`, `steps`, `tol` of the gradient,
-    `batch`; and `horizons` as in `LeastSquaresFit`, each of them for as many steps."""
+    `batch`, `explore`, `uncertainty`; and `horizons` as in `LeastSquaresFit`, each of them for as
+    many steps."""
 
     optimiser: optax.GradientTransformation | None = None
     steps: int = 200
     tol: float | None = None
     batch: int | None = None
+    explore: float = 1.0
+    uncertainty: Literal["laplace"] | None = None
     horizons: tuple[int, ...] = eqx.field(converter=tuple, default=())
 
     def check_own(self, experiment: Experiment) -> None:
@@ -198,6 +201,8 @@ class OptaxFit(AbstractFitTask):
                 key=jax.random.key(experiment.seed),
                 tol=self.tol,
                 batch=self.batch,
+                explore=self.explore,
+                uncertainty=self.uncertainty,
                 chunk=experiment.chunk,
                 watch=watch,
                 memory=memory,

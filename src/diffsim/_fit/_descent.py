@@ -77,9 +77,10 @@ class Descent:
         transform: optax.GradientTransformationExtraArgs,
         tol: float | None,
         memory: Memory = FORGETFUL,
+        stage: str = "descent",
     ):
         self.evaluator, self.mask, self.transform, self.tol = evaluator, mask, transform, tol
-        self.memory = memory
+        self.memory, self.stage = memory, stage
         self.problem = evaluator.problem
         self.history: list[dict[str, Any]] = []
         self.best: Iterate | None = None
@@ -117,7 +118,7 @@ class Descent:
         """z, the optimiser's state, how often in a row it went back, and the iterations so far."""
         z = strong(self.evaluator.start)
         state = strong(self.transform.init(z))
-        saved = self.memory.recall("descent")
+        saved = self.memory.recall(self.stage)
         if saved is None:
             return z, state, 0, 0
         own = saved.own
@@ -141,7 +142,7 @@ class Descent:
 
         def put_by() -> None:
             record = kept_with(self.evaluator.snapshot(), trees, own)
-            self.memory.offer("descent", record, ended)
+            self.memory.offer(self.stage, record, ended)
 
         self.evaluator.put_by = put_by
         put_by()

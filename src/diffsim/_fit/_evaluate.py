@@ -376,3 +376,10 @@ class Evaluator:
 def _whole(steps: int, stride: int) -> int:
     """`steps` rounded up to whole strides."""
     return -(-steps // stride) * stride
+
+
+def shortened(schedule: Schedule, share: float) -> Schedule:
+    """As many saves in a share of the steps: what is compiled for one serves the other."""
+    plan = schedule.plan(None)
+    stride = max(1, round(plan.stride * share))
+    return Schedule(steps=stride * plan.blocks, save_every=stride)
