@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-import equinox as eqx
 import numpy as np
 
 from .._errors import ConfigError
@@ -32,7 +32,7 @@ class CurveStudy(AbstractStudy):
     parameter: str
     x: np.ndarray
     truth: np.ndarray
-    within: tuple[float, float] = eqx.field(converter=tuple, default=(-np.inf, np.inf))
+    within: tuple[float, float] = (-math.inf, math.inf)
     label: str = "r"
 
     def run(

@@ -49,9 +49,10 @@ class AbstractReference(eqx.Module):
 class Configurations(AbstractReference):
     """⟨u_θ⟩_ref = Σ_f u_θ(x_f)/n: the average over n given configurations.
 
-    `Configurations(positions=x)`: arguments of `simulation.init`, each (conditions, frames, ...);
-    the others are those of the problem's own conditions. Frames should be drawn evenly in time, or
-    be independent. An evaluation looks at every one of them: thinned ones cost less.
+    `Configurations(positions=x)`: arguments of `simulation.init`, each (conditions, frames, ...),
+    for one condition `[md.load_structures(file).positions]`; the others are those of the problem's
+    own conditions. Frames should be drawn evenly in time, or be independent. An evaluation looks at
+    every one of them: thinned ones cost less.
 
     **Raises** `ConfigError` for arrays that do not share conditions and frames or are not finite.
     """

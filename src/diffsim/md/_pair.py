@@ -16,7 +16,7 @@ from ._exclusions import Exclusions
 from ._pair_engines import Path, Precision
 from ._pair_laws import AbstractPairLaw
 from ._pair_potential import AbstractPairPotential, Truncation, kinds_of
-from ._potential import Box, Thermo
+from ._potential import Box, Positions, Thermo
 from ._species import check_tables, mixed
 
 _RULES = {"mean": "lorentz_berthelot", "root": "geometric"}
@@ -147,7 +147,7 @@ class Pair(AbstractPairPotential):
             virial = virial * value - 2 * s * plain * steep
         return Thermo(*(jnp.where(inside, x, 0) for x in (energy, driving, virial)))
 
-    def features(self, positions: Array, box: Box, neighbours: Any = None) -> PyTree:
+    def features(self, positions: Positions, box: Box, neighbours: Any = None) -> PyTree:
         if not self.law.linear or self.exclusions is not None:
             return None
         x = jnp.asarray(positions)

@@ -62,6 +62,7 @@ class PairStatistics(AbstractReference):
         self, simulation: AbstractEquilibrium, params: PyTree, state: State, given: Mapping
     ) -> Array:
         del given
+        assert state.kT is not None
         potential = getattr(simulation, "potential")  # noqa: B009
         dtype = state.positions.dtype
         width = self.r[1] - self.r[0]
