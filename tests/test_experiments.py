@@ -69,7 +69,8 @@ def test_a_potential_is_found_by_relative_entropy_too(tmp_path, monkeypatch: pyt
     """The other choice of `inverse`: a few steps come nearer, and say how sure they are."""
     monkeypatch.chdir(tmp_path)
     place, name = tmp_path / "run", "experiment=lj_rdf_inverse"
-    words = [name, "inverse=relative_entropy", "size=tiny", "fit.steps=25"]
+    words = [name, "inverse=relative_entropy", "schedule.steps=4000", "schedule.save_every=20"]
+    words += ["chunk=200", "equilibration=200", "fit.steps=30", "fit.explore=1.0", "expected=null"]
     assert run.main([*words, f"hydra.run.dir={place}"]) == 0
     result = json.loads((place / "result.json").read_text(encoding="utf-8"))
     measured = result["measured"]
