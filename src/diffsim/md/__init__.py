@@ -53,6 +53,7 @@ from ._pair_laws import SoftSphere as SoftSphere
 from ._pair_laws import Tabulated as Tabulated
 from ._pair_laws import Yukawa as Yukawa
 from ._pair_potential import AbstractPairPotential as AbstractPairPotential
+from ._pair_statistics import PairStatistics as PairStatistics
 from ._potential import AbstractPotential as AbstractPotential
 from ._potential import Potential as Potential
 from ._potential import Thermo as Thermo
