@@ -20,6 +20,7 @@ os.environ["DIFFSIM_CACHE"] = str(CHECKOUT / ".pytest_cache" / "diffsim")
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 
@@ -33,6 +34,15 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "diffsim"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_dropped():
+    """Two thousand tests in one process compile more than it may hold."""
+    yield
+    from diffsim._programs import release_programs
+
+    release_programs()
 
 
 def command(*arguments: object, cwd: Path = CHECKOUT) -> str:

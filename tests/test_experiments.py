@@ -64,6 +64,27 @@ def test_tiny_runs_end_to_end(name: str, tmp_path, monkeypatch: pytest.MonkeyPat
                 assert value == pytest.approx(first[key], rel=1e-7)
 
 
+@pytest.mark.slow  # to compile
+def test_a_potential_is_found_by_relative_entropy_too(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """The other choice of `inverse`: a few steps come nearer, and say how sure they are."""
+    monkeypatch.chdir(tmp_path)
+    place, name = tmp_path / "run", "experiment=lj_rdf_inverse"
+    words = [name, "inverse=relative_entropy", "schedule.steps=4000", "schedule.save_every=20"]
+    words += ["chunk=200", "equilibration=200", "fit.steps=30", "fit.explore=1.0", "expected=null"]
+    assert run.main([*words, f"hydra.run.dir={place}"]) == 0
+    result = json.loads((place / "result.json").read_text(encoding="utf-8"))
+    measured = result["measured"]
+    start = np.loadtxt(CHECKOUT / "experiments/lj_rdf_inverse/knots.csv", delimiter=",", skiprows=1)
+    inside = start[:, 0] > 0.93
+    before = np.sqrt(np.mean((start[inside, 1] - start[inside, 2]) ** 2))
+    assert measured["curve_rms"] < 0.5 * before
+    for row in measured["curve"]:
+        assert 0 < row["stderr"] < 5
+    pressure = measured["unfitted"]["p"]
+    assert pressure["stderr"] > measured["states"][0]["p_stderr"]
+    assert result["validation"] is None and "values" not in result["parameters"]
+
+
 def test_a_finished_run_resumes_to_nothing(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     place = tmp_path / "run"

@@ -21,7 +21,7 @@ SOURCE = CHECKOUT / "src" / "diffsim"
 # A module imports only from what stands before it. Names on one line do not know of each other.
 ORDER = (
     ("_errors", "_secrets"),
-    ("_signals",),
+    ("_signals", "_programs"),
     ("_scale",),
     ("_units", "_hdf5"),
     ("_simulation",),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffsim import ConfigError, md
-from problems import liquid, unchecked
+from problems import liquid, parameters, unchecked
 
 RC = 2.2
 TABLE = md.Tabulated(12, 0.7, RC)
@@ -379,3 +379,19 @@ def test_bad_parameters_are_refused():
         made("tabulated", "cut", tail=True)
     with unchecked(), pytest.raises(ConfigError, match="mixing"):
         md.LennardJones(RC, mixing="arithmetic")  # pyright: ignore
+
+
+def test_the_names_of_a_sum_need_no_order():
+    """A dictionary that goes through jit comes back sorted."""
+    x, box = (jnp.asarray(v) for v in liquid(8, 0.1))
+    lj = md.LennardJones(2.0, "shift", path="dense")
+    other = md.Pair(md.Mie(), 1.8, "shift", path="dense")
+    mie = {"epsilon": 0.8, "sigma": 1.1, "n": 13.0, "m": 6.5}
+    ends = md.Bonds([[0, 1]])
+    terms = {"z": lj, "y": other, "x": lj, "b": ends}
+    whole = md.Sum(terms)
+    params = {"z": parameters(), "y": mie, "x": parameters(), "b": {"k": 1.0, "r0": 1.0}}
+    params = jax.tree.map(jnp.asarray, params)
+    expected = sum(float(t.energy(params[n], x, box)) for n, t in terms.items())
+    found = eqx.filter_jit(lambda p, x: p.energy(params, x, box))(whole, x)
+    assert float(found) == pytest.approx(expected, rel=1e-12)

@@ -9,6 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from conftest import CHECKOUT, command
+from diffsim._programs import mappings, release_programs
 
 
 def _requirements() -> dict[str, Requirement]:
@@ -64,3 +65,16 @@ def test_import_loads_no_jax(statement: str) -> None:
 
 def test_float64_and_the_cpu_are_what_the_tests_run_on() -> None:
     assert jnp.zeros(()).dtype == jnp.float64
+
+
+@pytest.mark.skipif(not mappings(), reason="the system does not tell what a process holds")
+def test_programs_are_dropped_before_a_process_is_full():
+    """Each compiled program holds memory mappings; a process may hold 65,530 of them."""
+    programs = [jax.jit(lambda x, k=k: jnp.sin(k * x) @ x) for k in range(20)]
+    for program in programs:
+        program(jnp.ones(3))
+    held = mappings()
+    assert not release_programs(many=held + 1000)
+    assert release_programs(many=held // 2)
+    assert mappings() < held - 20
+    assert jnp.allclose(programs[2](jnp.ones(3)), 3 * jnp.sin(2.0))

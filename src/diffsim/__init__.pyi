@@ -18,6 +18,7 @@ from ._errors import LawBroken as LawBroken
 from ._errors import SimulationError as SimulationError
 from ._experiment import AdjointStudy as AdjointStudy
 from ._experiment import ChangeStudy as ChangeStudy
+from ._experiment import CurveStudy as CurveStudy
 from ._experiment import DriftStudy as DriftStudy
 from ._experiment import Experiment as Experiment
 from ._experiment import FrequencyStudy as FrequencyStudy
@@ -31,6 +32,7 @@ from ._experiment import ShootingStudy as ShootingStudy
 from ._experiment import StagedFit as StagedFit
 from ._experiment import StepSizeStudy as StepSizeStudy
 from ._experiment import TruthStudy as TruthStudy
+from ._experiment import UnfittedStudy as UnfittedStudy
 from ._experiment import UnseenStudy as UnseenStudy
 from ._experiment import ValuesStudy as ValuesStudy
 from ._experiment._decorrelation_study import DecorrelationStudy as DecorrelationStudy
@@ -59,7 +61,10 @@ from ._parameter import Normal as Normal
 from ._parameter import Parameter as Parameter
 from ._placement import Batch as Batch
 from ._placement import SingleDevice as SingleDevice
+from ._problem import AbstractReference as AbstractReference
+from ._problem import Configurations as Configurations
 from ._problem import Problem as Problem
+from ._problem import RelativeEntropy as RelativeEntropy
 from ._problem import Target as Target
 from ._problem import multiple_shooting as multiple_shooting
 from ._schedule import Schedule as Schedule

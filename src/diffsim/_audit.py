@@ -162,7 +162,8 @@ class _Auditor:
     def residuals(self, z: Array, adjoint: AbstractAdjoint) -> Array:
         theta, prediction = self._predict(z, adjoint)
         sets = zip(self.problem.targets, prediction.values, self.problem.sigmas(theta), strict=True)
-        return jnp.concatenate([t.residual(value, sigma).ravel() for t, value, sigma in sets])
+        own = (t.residual(value, sigma).ravel() for t, value, sigma in sets)
+        return jnp.concatenate([jnp.zeros(0), *own])
 
     def _gradient(self, adjoint: AbstractAdjoint) -> tuple[Array, Array]:
         fn = lambda z: self.loss(z, adjoint)  # noqa: E731

@@ -98,22 +98,23 @@ def _check_kinds(values: Mapping[str, Any]) -> None:
     from ._laws import AbstractLaw
     from ._parameter import Parameter
     from ._placement import AbstractPlacement
-    from ._problem import Target
+    from ._problem import RelativeEntropy, Target
     from ._schedule import Schedule
     from ._simulation import AbstractSimulation
 
     single = {"simulation": AbstractSimulation, "thermostat": AbstractSimulation}
     single |= {"schedule": Schedule, "placement": AbstractPlacement, "fit": AbstractFitTask}
-    several = {"parameters": Parameter, "targets": Target, "laws": AbstractLaw}
-    several |= {"studies": AbstractStudy}
-    found = [(key, values.get(key), kind) for key, kind in single.items()]
+    several: dict[str, Any] = {"parameters": Parameter, "targets": (Target, RelativeEntropy)}
+    several |= {"laws": AbstractLaw, "studies": AbstractStudy}
+    found: list[Any] = [(key, values.get(key), kind) for key, kind in single.items()]
     for key, kind in several.items():
         items = values.get(key) or ()
         pairs = items.items() if isinstance(items, Mapping) else enumerate(items)
         found += [(_join(key, name), item, kind) for name, item in pairs]
     for key, item, kind in found:
         if item is not None and not isinstance(item, kind):
-            made = kind.__name__.removeprefix("Abstract").lower()
+            first = kind[0] if isinstance(kind, tuple) else kind
+            made = first.__name__.removeprefix("Abstract").lower()
             cause = f"must be something to build, a {made}"
             raise ConfigError(cause, key=key, value=type(item).__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import equinox as eqx
@@ -36,7 +37,9 @@ class Reweight(AbstractAdjoint):
     **When:** averages at equilibrium. Immune to chaos, in both modes. **Costs:** one trajectory
     without gradient, then one evaluation a sample; memory O(samples). **Cannot:** see a gradient of
     dynamics (only of averages), nor reach far from θ₀: `stats["ess"]`, the effective fraction
-    1/(n Σ w²), says how far; sample again under 0.3. `stats["weights"]` are the n w_i.
+    1/(n Σ w²), says how far; sample again under 0.3. `stats["weights"]` are the n w_i;
+    `stats["free_energy"]` is β(F_θ - F_θ₀) = -ln⟨exp(u_i - u_θ(x_i))⟩, which has a gradient,
+    ⟨∂u/∂θ⟩_θ (Zwanzig 1954, doi:10.1063/1.1740409).
 
     **Arguments:** `samples`: reuse these (then no trajectory is run and the final state is the last
     sample); None: run the schedule at stop_gradient(params) and use what it saves.
@@ -73,12 +76,14 @@ class Reweight(AbstractAdjoint):
         u, observed = jax.lax.map(evaluate, samples.states)
         n = u.shape[0]
         weights = jax.nn.softmax(-(u - samples.u))
+        free_energy = math.log(n) - jax.nn.logsumexp(-(u - samples.u))
         observed = {
             name: n * weights.reshape((n,) + (1,) * (value.ndim - 1)) * value
             for name, value in observed.items()
         }
         ess = jax.lax.stop_gradient(1 / (n * jnp.sum(weights**2)))
         extra = {"ess": ess, "weights": jax.lax.stop_gradient(n * weights), "samples": samples}
+        extra["free_energy"] = free_energy
         return Trajectory(state, observed, health, extra)
 
 

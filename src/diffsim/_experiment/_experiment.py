@@ -17,7 +17,7 @@ from .._errors import ConfigError
 from .._laws import AbstractLaw, observables_of
 from .._parameter import Parameter
 from .._placement import AbstractPlacement, SingleDevice
-from .._problem import Problem, Target
+from .._problem import Problem, RelativeEntropy, Target
 from .._report import Console
 from .._schedule import Schedule
 from .._simulation import AbstractSimulation
@@ -51,7 +51,7 @@ class Experiment:
         seed: int = 0,
         parameters: Mapping[str, Parameter] | None = None,
         conditions: Mapping[str, Any] | None = None,
-        targets: Sequence[Target] = (),
+        targets: Sequence[Target | RelativeEntropy] = (),
         held_out: Sequence[int] = (),
         label: str | None = None,
         columns: Mapping[str, Any] | None = None,
@@ -119,11 +119,12 @@ class Experiment:
                 raise ConfigError(
                     f"has {len(values)} rows for {batch} conditions", key=f"columns.{key}"
                 )
-        if self.fit is not None and not self.problem.targets:
+        aims = (*self.problem.targets, *self.problem.entropies)
+        if self.fit is not None and not aims:
             raise ConfigError("a fit needs at least one target", key="targets")
         if self.fit is not None and not self.problem.free:
             raise ConfigError("a fit needs at least one free parameter", key="parameters")
-        if self.audit and not (self.problem.targets and self.problem.free):
+        if self.audit and not (aims and self.problem.free):
             raise ConfigError("an audit needs a free parameter and a target", key="audit")
         if self.chunk < 1:
             raise ConfigError("must be at least 1", key="chunk", value=self.chunk)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import equinox as eqx
 import jax
@@ -68,6 +68,7 @@ class AbstractFitTask(eqx.Module):
         """Refuse what cannot work, before anything is written."""
         experiment.adjoint.check(experiment.simulation)
         self.check_own(experiment)
+        experiment.problem.check_adjoint(experiment.adjoint)
         for target in experiment.problem.targets:
             if target.statistic != "mean" and isinstance(experiment.adjoint, Reweight):
                 raise ConfigError(
@@ -165,12 +166,15 @@ class LeastSquaresFit(AbstractFitTask):
 
 class OptaxFit(AbstractFitTask):
     """`diffsim.fit` with its options: any optax `optimiser`, `steps`, `tol` of the gradient,
-    `batch`; and `horizons` as in `LeastSquaresFit`, each of them for as many steps."""
+    `batch`, `explore`, `uncertainty`; and `horizons` as in `LeastSquaresFit`, each of them for as
+    many steps."""
 
     optimiser: optax.GradientTransformation | None = None
     steps: int = 200
     tol: float | None = None
     batch: int | None = None
+    explore: float = 1.0
+    uncertainty: Literal["laplace"] | None = None
     horizons: tuple[int, ...] = eqx.field(converter=tuple, default=())
 
     def check_own(self, experiment: Experiment) -> None:
@@ -197,6 +201,8 @@ class OptaxFit(AbstractFitTask):
                 key=jax.random.key(experiment.seed),
                 tol=self.tol,
                 batch=self.batch,
+                explore=self.explore,
+                uncertainty=self.uncertainty,
                 chunk=experiment.chunk,
                 watch=watch,
                 memory=memory,
@@ -284,7 +290,7 @@ def validate(experiment: Experiment, result: FitResult) -> dict[str, Any]:
         rms[target.label] = float(np.sqrt(np.sum(off**2) / max(1, np.sum(measured[rows]))))
         residual = np.asarray(target.residual(jnp.asarray(value), sigmas[i]))[rows]
         squares.append(residual[measured[rows]] ** 2)
-    squares = np.concatenate([np.ravel(x) for x in squares])
+    squares = np.concatenate([np.zeros(0), *map(np.ravel, squares)])
     total = float(np.sum(squares))
     return {
         "rows": rows,

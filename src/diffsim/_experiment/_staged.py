@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -32,7 +33,7 @@ class StagedFit(AbstractFitTask):
 
     def check_own(self, experiment: Experiment) -> None:
         known = tuple(target.label for target in experiment.problem.targets)
-        if not 0 < len(set(self.targets) & set(known)) < len(known):
+        if not set(self.targets) < set(known) or not self.targets:
             raise ConfigError(
                 "must be some of the targets, not all",
                 key="fit.targets",
@@ -43,7 +44,9 @@ class StagedFit(AbstractFitTask):
         self.then.check_own(experiment)
 
     def _part(self, experiment: Experiment) -> Experiment:
-        return experiment.with_problem(experiment.problem.only(self.targets))
+        problem = experiment.problem
+        first = tuple(target for target in problem.targets if target.label in self.targets)
+        return experiment.with_problem(dataclasses.replace(problem, targets=first))
 
     def solve(
         self, experiment: Experiment, watch: Any, memory: Memory = FORGETFUL, **further: Any

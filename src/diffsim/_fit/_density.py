@@ -55,6 +55,7 @@ class Density:
                 allowed="an adjoint that runs the trajectory",
             )
         problem.check()
+        problem.check_adjoint(adjoint)
         adjoint.check(problem.simulation)
         mode = "forward" if self.start.size <= FEW else "reverse"
         adjoint, _, self.plan = planned(problem, adjoint, mode)

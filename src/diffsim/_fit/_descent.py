@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from .._errors import SimulationError
 from ._derivative import explicit
-from ._evaluate import Evaluator, Run
+from ._evaluate import ESS_LEAST, Evaluator, Run
 from ._memory import FORGETFUL, Memory, kept_with, lean
 from ._result import scalars
 
@@ -24,6 +24,7 @@ IDLE = 10  # iterations without a better loss after which a line search has no f
 GAIN = 1e-12  # of the loss, relative, that counts as better
 FLAT = 1e-2  # the slope, as for `TOL`, under which that counts as converged
 HALVINGS = 30  # at most, on the way back from where a trajectory fails
+ESS_LINE = ESS_LEAST / 3  # the effective fraction of samples under which a line search steps back
 
 
 @eqx.filter_jit
@@ -36,6 +37,8 @@ def update(
     def value(z: Array) -> Array:
         loss, prediction = run.loss(unravel(z))
         failed = jnp.any(prediction.solution.first_bad_step >= 0)
+        if "ess" in prediction.solution.stats:  # beyond, samples say whatever a search asks for
+            failed = failed | jnp.any(prediction.solution.stats["ess"] < ESS_LINE)
         return jnp.where(failed, jnp.inf, loss / count)  # a line search steps back from there
 
     # a line search calls jax.grad
@@ -74,9 +77,10 @@ class Descent:
         transform: optax.GradientTransformationExtraArgs,
         tol: float | None,
         memory: Memory = FORGETFUL,
+        stage: str = "descent",
     ):
         self.evaluator, self.mask, self.transform, self.tol = evaluator, mask, transform, tol
-        self.memory = memory
+        self.memory, self.stage = memory, stage
         self.problem = evaluator.problem
         self.history: list[dict[str, Any]] = []
         self.best: Iterate | None = None
@@ -114,7 +118,7 @@ class Descent:
         """z, the optimiser's state, how often in a row it went back, and the iterations so far."""
         z = strong(self.evaluator.start)
         state = strong(self.transform.init(z))
-        saved = self.memory.recall("descent")
+        saved = self.memory.recall(self.stage)
         if saved is None:
             return z, state, 0, 0
         own = saved.own
@@ -138,7 +142,7 @@ class Descent:
 
         def put_by() -> None:
             record = kept_with(self.evaluator.snapshot(), trees, own)
-            self.memory.offer("descent", record, ended)
+            self.memory.offer(self.stage, record, ended)
 
         self.evaluator.put_by = put_by
         put_by()
@@ -147,6 +151,8 @@ class Descent:
         began = time.perf_counter()
         loss, gradient, prediction, facts = self.evaluator.at(z, self.mask)
         point = Iterate(z, float(loss), gradient, prediction)
+        if facts["resampled"] and self.problem.entropies:
+            self.best = None  # its free energies count from where other samples were drawn
         self._keep(point)
         record = {
             "iteration": len(self.history),

@@ -149,6 +149,7 @@ class Evaluator:
         adjoint.check(problem.simulation)
         pulls = problem.data_points if what is residuals_and_jacobian else 1
         adjoint, self.choice, self.plan = planned(problem, adjoint, pulls=pulls)
+        problem.check_adjoint(adjoint)
         self.problem, self.adjoint, self.what, self.watch = problem, adjoint, what, watch
         self.chunk, self.schedule = chunk, problem.schedule
         theta = problem.initial()
@@ -375,3 +376,10 @@ class Evaluator:
 def _whole(steps: int, stride: int) -> int:
     """`steps` rounded up to whole strides."""
     return -(-steps // stride) * stride
+
+
+def shortened(schedule: Schedule, share: float) -> Schedule:
+    """As many saves in a share of the steps: what is compiled for one serves the other."""
+    plan = schedule.plan(None)
+    stride = max(1, round(plan.stride * share))
+    return Schedule(steps=stride * plan.blocks, save_every=stride)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,15 @@ from jaxtyping import PRNGKeyArray
 
 from .._adjoint import AbstractAdjoint
 from .._errors import ConfigError
-from .._problem import Problem, fetched
+from .._problem import Prediction, Problem, fetched
 from .._solve import default_adjoint
 from ._batches import BatchDescent
 from ._descent import Descent
-from ._evaluate import Evaluator, Watch, loss_and_gradient, mask_of, silent
+from ._evaluate import Evaluator, Run, Watch, loss_and_gradient, mask_of, shortened, silent
 from ._laplace import laplace
 from ._memory import FORGETFUL, Memory
 from ._result import FitResult
+from ._uncertainty import Uncertainty
 
 
 def fit(
@@ -33,6 +34,7 @@ def fit(
     use: Sequence[bool] | np.ndarray | None = None,
     tol: float | None = None,
     batch: int | None = None,
+    explore: float = 1.0,
     uncertainty: Literal["laplace"] | None = None,
     chunk: int | None = None,
     watch: Watch = silent,
@@ -42,11 +44,14 @@ def fit(
 
     **Arguments:** `optimiser`: any optax transformation (default `optax.lbfgs()`, whose line search
     evaluates the loss further times); `adjoint`: how ∇L is taken; with `Reweight` samples are drawn
-    anew when their effective fraction falls under 0.3; `tol`: end when ‖∇L/n‖ is below; by default
-    when ‖max(1, |θ|) ∇L‖ is below 10⁻⁶ max(n, |L|), or when a line search finds nothing better in
-    ten iterations; `batch`: how many conditions, drawn anew in each iteration, stand for all of
-    them; `uncertainty`: "laplace" for error bars from the inverse Hessian of L at the end, which
-    cost it; `use`, `chunk`, `watch`, `memory`: as in `least_squares`.
+    anew when their effective fraction falls under 0.3, and a line search stays where it is over
+    0.1; `tol`: end when ‖∇L/n‖ is below; by default when ‖max(1, |θ|) ∇L‖ is below
+    10⁻⁶ max(n, |L|), or when a line search finds nothing better in ten iterations; `batch`: how
+    many conditions, drawn anew in each iteration, stand for all of them; `explore`: over samples,
+    the share of the schedule that finds the neighbourhood of the minimum, before the whole of it
+    finds the minimum; `uncertainty`: "laplace" for error bars from the inverse Hessian of L at the
+    end, which cost it, and from the scatter of samples; `use`, `chunk`, `watch`, `memory`: as in
+    `least_squares`.
 
     The best iterate seen is returned; where a trajectory fails, an optimiser with a line search
     starts anew half-way back to it. With `batch` the last iterate is returned, which goes half-way
@@ -64,12 +69,21 @@ def fit(
     optimiser = optax.lbfgs() if optimiser is None else optimiser
     if steps < 1:
         raise ConfigError("must be at least 1", key="steps", value=steps)
+    if not 0 < explore <= 1:
+        raise ConfigError("must be in (0, 1]", key="explore", value=explore)
     key = jax.random.key(0) if key is None else key
     mask = mask_of(problem, use)
     evaluator = Evaluator(problem, adjoint, key, loss_and_gradient, watch, chunk)
     transform = optax.with_extra_args_support(optimiser)
     if batch is None:
-        descent = Descent(evaluator, mask, transform, tol, memory)
+        settings = evaluator, mask, transform, tol, memory
+        descent = Descent(*settings)
+        if evaluator.sampled and explore < 1 and not memory.reached("descent"):
+            evaluator.at_schedule(shortened(problem.schedule, explore))
+            first = Descent(*settings, "explore")
+            evaluator.start = first.run(steps).z
+            evaluator.at_schedule(problem.schedule)
+            descent.history.extend(first.history)
     else:
         descent = BatchDescent(evaluator, mask, transform, batch, key, memory)
     best = descent.run(steps)
@@ -80,7 +94,7 @@ def fit(
         theta=theta,
         values=problem.values(theta),
         loss=best.loss,
-        uncertainty=laplace(theta, run) if uncertainty else None,
+        uncertainty=_errors(evaluator, theta, run, prediction) if uncertainty else None,
         prediction=prediction,
         residuals=np.asarray(problem.residuals(theta, prediction, jnp.asarray(mask))),
         history=descent.history,
@@ -88,3 +102,7 @@ def fit(
         cost=evaluator.cost,
         evaluator=evaluator,
     )
+
+
+def _errors(evaluator: Evaluator, theta: Any, run: Run, prediction: Prediction) -> Uncertainty:
+    return laplace(theta, run, prediction, evaluator.influences(prediction))

@@ -17,9 +17,8 @@ from jaxtyping import PRNGKeyArray
 from .._adjoint import AbstractAdjoint, Reweight
 from .._errors import ConfigError, SimulationError
 from .._problem import Problem, fetched
-from .._schedule import Schedule
 from .._solve import default_adjoint
-from ._evaluate import Evaluator, Watch, mask_of, residuals_and_jacobian, silent
+from ._evaluate import Evaluator, Watch, mask_of, residuals_and_jacobian, shortened, silent
 from ._memory import FORGETFUL, Memory, Saved, kept_with, lean
 from ._optimistix import check_method, solve_residuals
 from ._result import FitResult, scalars
@@ -117,7 +116,7 @@ def least_squares(
     z = np.asarray(z)
     if evaluator.sampled and former is None:
         if explore < 1 and not memory.reached("whole"):
-            evaluator.at_schedule(_shortened(problem.schedule, explore))
+            evaluator.at_schedule(shortened(problem.schedule, explore))
             z = fit.descend("explore", z, steps, share_of_error=1.0).z
         evaluator.at_schedule(problem.schedule)
     if method is not None:
@@ -127,20 +126,20 @@ def least_squares(
 
 
 def check_squares(problem: Problem) -> None:
-    """Refuse a sigma that is fitted: it has a term log sigma, which is no square."""
+    """Refuse a sigma that is fitted, which has a term log sigma, and a relative entropy: they are
+    no squares."""
+    for entropy in problem.entropies:
+        raise ConfigError(
+            f"least squares cannot fit {entropy.label}, which is no sum of squares",
+            key="targets",
+            allowed="fit=optax: diffsim.fit",
+        )
     for name in problem.free_noises:
         raise ConfigError(
             f"least squares cannot fit a target's sigma, which {name} is",
             key=f"parameters.{name}",
             allowed="fixed: true, or diffsim.fit or diffsim.posterior",
         )
-
-
-def _shortened(schedule: Schedule, share: float) -> Schedule:
-    """As many saves in a share of the steps: what is compiled for one serves the other."""
-    plan = schedule.plan(None)
-    stride = max(1, round(plan.stride * share))
-    return Schedule(steps=stride * plan.blocks, save_every=stride)
 
 
 class _Fit:

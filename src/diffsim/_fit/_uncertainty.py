@@ -21,7 +21,8 @@ class Uncertainty(eqx.Module):
 
     `statistical`: the finite simulation behind sampled averages, by blocking; zero for a
     deterministic problem. `model`: the scatter of the residuals, √(s² (JᵀJ)⁻¹), s² = χ²/(n - p):
-    how far the model is from describing the data; of a Laplace approximation the whole error.
+    how far the model is from describing the data; of a Laplace approximation what data of such
+    sigmas, and reference configurations so many, leave open.
     `systematic`: what the settings (size, cutoff, time step) shift, where it was measured and
     given. `covariance`: of θ, statistical and model.
 
@@ -108,8 +109,14 @@ def _inverse(jacobian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _sampling(inverse: np.ndarray, influences: Sequence[np.ndarray]) -> np.ndarray:
     """Covariance of θ by the samples' scatter, carried through J⁺."""
+    return scatter_of(shifts_of(inverse, influences), len(inverse))
+
+
+def shifts_of(inverse: np.ndarray, influences: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """By how much each sample's residuals move θ: (conditions, samples, parameters) a target;
+    `inverse`: (parameters, residuals)."""
     columns = 0
-    shifts = []  # per target: (conditions, samples, parameters)
+    shifts = []
     for influence in influences:
         conditions, samples = influence.shape[:2]
         flat = influence.reshape(conditions, samples, -1)
@@ -117,9 +124,14 @@ def _sampling(inverse: np.ndarray, influences: Sequence[np.ndarray]) -> np.ndarr
         block = inverse[:, columns : columns + width].reshape(-1, conditions, flat.shape[2])
         shifts.append(np.einsum("pcf,csf->csp", block, flat))
         columns += width
-    if shifts:
-        return _statistical(np.sum(shifts, axis=0))
-    return np.zeros((len(inverse), len(inverse)))
+    return shifts
+
+
+def scatter_of(shifts: Sequence[np.ndarray], parameters: int) -> np.ndarray:
+    """Covariance of θ, by blocking, of the sum of what moves it."""
+    if not shifts:
+        return np.zeros((parameters, parameters))
+    return _statistical(np.sum(shifts, axis=0))
 
 
 def _statistical(shifts: np.ndarray) -> np.ndarray:

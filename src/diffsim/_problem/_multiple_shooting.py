@@ -198,7 +198,7 @@ def _check(problem: Problem, segments: int, gap: float) -> None:
         raise ConfigError("must be a whole number of at least 2", key="segments", value=segments)
     if not (math.isfinite(gap) and gap > 0):
         raise ConfigError("must be positive", key="gap", value=gap)
-    for target in problem.targets:
+    for target in (*problem.targets, *problem.entropies):
         if target.statistic != "each":
             raise ConfigError(
                 "a mean over the run is none over its segments",

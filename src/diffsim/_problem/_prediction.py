@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._adjoint import AbstractAdjoint, Reweight
@@ -13,15 +17,17 @@ from .._placement import AbstractPlacement
 from .._schedule import Schedule
 from .._simulation import AbstractSimulation
 from .._solve import Solution, equilibrated, solve
+from ._relative_entropy import RelativeEntropy
 
 
 class Prediction(eqx.Module):
     """What a problem predicts: `values`, one array a target in the target's unit with a leading
-    condition axis (for "mean" averaged over the saves), and the `solution` behind it, batched over
-    conditions."""
+    condition axis (for "mean" averaged over the saves), the `solution` behind it, batched over
+    conditions, and `entropies`, one array (conditions,) a relative entropy."""
 
     values: tuple[Array, ...]
     solution: Solution
+    entropies: tuple[Array, ...] = ()
 
 
 def run_conditions(
@@ -64,11 +70,44 @@ def run_conditions(
     )
 
 
+def relative_entropy(
+    entropy: RelativeEntropy,
+    simulation: AbstractSimulation,
+    params: PyTree,
+    conditions: Mapping[str, Any],
+    solution: Solution,
+    placement: AbstractPlacement,
+) -> Array:
+    """⟨u_θ⟩_ref - β(F_θ - F_θ₀) of every condition, θ₀ where the samples were drawn."""
+
+    def one(shared: Any, state: PyTree, given: Any, reference: Any) -> Array:
+        simulation, params = shared
+        return reference.reduced_energy(simulation, params, state, given)
+
+    batch = jax.tree.map(jnp.asarray, (dict(conditions), entropy.reference))
+    mean = placement.map(one, (simulation, params), solution.state, *batch)
+    return mean - solution.stats["free_energy"]
+
+
+def observables_at_start(
+    simulation: AbstractSimulation, params: PyTree, conditions: Mapping[str, Any]
+) -> dict[str, tuple[int, ...] | None]:
+    """The observables of one state by name, with their shapes where a start can be traced; else
+    those that have units."""
+    if not simulation.traceable_init():
+        return dict.fromkeys(simulation.units())
+    one = jax.tree.map(lambda x: np.asarray(x)[0], dict(conditions))
+
+    def seen() -> dict[str, Array]:
+        return simulation.observe(params, simulation.init(params, jax.random.key(0), **one))
+
+    return {name: x.shape for name, x in eqx.filter_eval_shape(seen).items()}
+
+
 def fetched(prediction: Prediction, placement: AbstractPlacement) -> Prediction:
     """The same, whole on the host of every process; states and samples stay where they are."""
     solution = prediction.solution
     seen = dataclasses.replace(solution, state=None, samples=None)
-    values, seen = placement.fetch((prediction.values, seen))
-    return Prediction(
-        values, dataclasses.replace(seen, state=solution.state, samples=solution.samples)
-    )
+    values, seen, entropies = placement.fetch((prediction.values, seen, prediction.entropies))
+    seen = dataclasses.replace(seen, state=solution.state, samples=solution.samples)
+    return Prediction(values, seen, entropies)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._adjoint import AbstractAdjoint
+from .._adjoint import AbstractAdjoint, Auto, Reweight
 from .._errors import ConfigError
 from .._parameter import Parameter
 from .._placement import AbstractPlacement, SingleDevice
@@ -21,7 +21,9 @@ from .._simulation import AbstractFlow, AbstractSimulation
 from .._solve import default_adjoint, over_batch
 from .._units import convert
 from ._conditions import arrays, check_lengths, check_names
-from ._prediction import Prediction, run_conditions
+from ._prediction import Prediction, observables_at_start, relative_entropy, run_conditions
+from ._prior_residuals import prior_residuals
+from ._relative_entropy import RelativeEntropy
 from ._target import Target
 
 
@@ -29,12 +31,14 @@ class Problem(eqx.Module):
     """Parameters, targets, a simulation, conditions and a schedule: a loss, a residual vector and a
     log-likelihood of the same thing.
 
-    `conditions` are the keyword arguments of `simulation.init`, each with a leading axis over
-    conditions (state points, replicas, experiments), which run as one batch; None: one run.
-    `equilibration` steps go before the schedule, outside of every gradient. θ below is the tree
-    {name: unconstrained value} of the free parameters, as `initial()` returns it. A parameter that
-    a target names as its `sigma` belongs to the measurement: the simulation does not get it.
-    `placement`: over which devices the conditions go (default: one device).
+    `targets`: what was measured, and ensembles to come near to, `RelativeEntropy`, which are no
+    residuals and stand apart as `entropies`. `conditions`: the keyword arguments of
+    `simulation.init`, each with a leading axis over conditions (state points, replicas,
+    experiments), which run as one batch; None: one run. `equilibration` steps go before the
+    schedule, outside of every gradient. θ below is the tree {name: unconstrained value} of the free
+    parameters, as `initial()` returns it. A parameter that a target names as its `sigma` belongs to
+    the measurement: the simulation does not get it. `placement`: over which devices the conditions
+    go (default: one device).
     """
 
     simulation: AbstractSimulation
@@ -44,19 +48,24 @@ class Problem(eqx.Module):
     conditions: dict[str, Any] | None = None
     equilibration: int = eqx.field(static=True, default=0)
     placement: AbstractPlacement = eqx.field(default_factory=SingleDevice)
+    entropies: tuple[RelativeEntropy, ...] = ()
 
     def __init__(
         self,
         simulation: AbstractSimulation,
         parameters: Mapping[str, Parameter],
-        targets: Sequence[Target],
+        targets: Sequence[Target | RelativeEntropy],
         schedule: Schedule,
         conditions: Mapping[str, Any] | None = None,
         equilibration: int = 0,
         placement: AbstractPlacement | None = None,
+        entropies: Sequence[RelativeEntropy] = (),
     ):
         self.simulation, self.schedule = simulation, schedule
-        self.parameters, self.targets = dict(parameters), tuple(targets)
+        self.parameters = dict(parameters)
+        self.targets = tuple(t for t in targets if isinstance(t, Target))
+        more = (t for t in targets if isinstance(t, RelativeEntropy))
+        self.entropies = (*entropies, *more)
         self.conditions = None if conditions is None else arrays(conditions)
         self.equilibration = equilibration
         self.placement = SingleDevice() if placement is None else placement
@@ -76,6 +85,17 @@ class Problem(eqx.Module):
         check_lengths(self.conditions or {})
         for target in self.targets:
             self._check_target(target)
+        for entropy in self.entropies:
+            entropy.check(self.simulation, self.batch)
+
+    def check_adjoint(self, adjoint: AbstractAdjoint) -> None:
+        """Refuse an adjoint that does not give what the targets are made of."""
+        if self.entropies and not isinstance(adjoint, (Reweight, Auto)):
+            raise ConfigError(
+                f"relative entropy is made of samples, which {type(adjoint).__name__} has none of",
+                key="adjoint",
+                allowed="Reweight",
+            )
 
     def _check_target(self, target: Target) -> None:
         if np.shape(target.data)[:1] not in ((), (self.batch,)):
@@ -124,15 +144,7 @@ class Problem(eqx.Module):
     def observables(self, params: PyTree) -> dict[str, tuple[int, ...] | None]:
         """The observables of one state by name, with their shapes where a start can be traced;
         else those that have units."""
-        if not self.simulation.traceable_init():
-            return dict.fromkeys(self.simulation.units())
-        one = jax.tree.map(lambda x: np.asarray(x)[0], self.conditions or {})
-
-        def seen() -> dict[str, Array]:
-            state = self.simulation.init(params, jax.random.key(0), **one)
-            return self.simulation.observe(params, state)
-
-        return {name: x.shape for name, x in eqx.filter_eval_shape(seen).items()}
+        return observables_at_start(self.simulation, params, self.conditions or {})
 
     @property
     def batch(self) -> int:
@@ -143,8 +155,10 @@ class Problem(eqx.Module):
 
     @property
     def data_points(self) -> int:
-        """The number of measured values, over all targets and conditions."""
-        return sum(t.count if np.ndim(t.data) else self.batch for t in self.targets)
+        """The number of measured values, over all targets and conditions; a relative entropy is
+        one."""
+        measured = sum(t.count if np.ndim(t.data) else self.batch for t in self.targets)
+        return measured + self.batch * len(self.entropies)
 
     @property
     def free(self) -> tuple[str, ...]:
@@ -193,20 +207,12 @@ class Problem(eqx.Module):
         targets = tuple(target.until(saves) for target in self.targets)
         return dataclasses.replace(self, schedule=schedule, targets=targets)
 
-    def only(self, labels: Sequence[str]) -> Problem:
-        """The same with the targets of these names alone."""
-        known = tuple(target.label for target in self.targets)
-        for label in labels:
-            if label not in known:
-                raise ConfigError("no such target", key="targets", value=label, allowed=known)
-        kept = tuple(target for target in self.targets if target.label in labels)
-        return dataclasses.replace(self, targets=kept)
-
     def rows(self, conditions: Array | np.ndarray) -> Problem:
         """The same of some conditions alone, given by their numbers."""
         kept = jax.tree.map(lambda x: jnp.asarray(x[conditions]), self.conditions or {})
         targets = tuple(target.rows(conditions) for target in self.targets)
-        return dataclasses.replace(self, conditions=kept or None, targets=targets)
+        both = {"targets": targets, "entropies": tuple(e.rows(conditions) for e in self.entropies)}
+        return dataclasses.replace(self, conditions=kept or None, **both)
 
     def initial(self) -> dict[str, PyTree]:
         """θ at the parameters' starting values."""
@@ -285,12 +291,15 @@ class Problem(eqx.Module):
     ) -> Prediction:
         """Run the schedule from `states` (batched) and evaluate every target's observable."""
         names = tuple(dict.fromkeys(t.observable for t in self.targets))
+        adjoint = default_adjoint(self.simulation) if adjoint is None else adjoint
+        self.check_adjoint(adjoint)
+        params = self.params(theta)
         solution = run_conditions(
             self.simulation,
-            self.params(theta),
+            params,
             states,
             schedule=self.schedule,
-            adjoint=default_adjoint(self.simulation) if adjoint is None else adjoint,
+            adjoint=adjoint,
             equilibration=self.equilibration,
             observables=names,
             placement=self.placement,
@@ -299,7 +308,9 @@ class Problem(eqx.Module):
         for target in self.targets:
             series = solution.observables[target.observable] * self._factor(target)
             values.append(jnp.mean(series, axis=1) if target.statistic == "mean" else series)
-        return Prediction(tuple(values), solution)
+        given = self.simulation, params, self.conditions or {}, solution, self.placement
+        entropies = tuple(relative_entropy(e, *given) for e in self.entropies)
+        return Prediction(tuple(values), solution, entropies)
 
     def series(self, prediction: Prediction) -> list[np.ndarray]:
         """Each target's observable at every save in the target's unit: (conditions, saves, ...).
@@ -330,7 +341,7 @@ class Problem(eqx.Module):
         `use`: (conditions,) 1 or 0, which conditions count (default: all).
         """
         return jnp.concatenate(
-            [*self._data_residuals(theta, prediction, use), *self._priors(theta)]
+            [jnp.zeros(0), *self._data_residuals(theta, prediction, use), *self._priors(theta)]
         )
 
     def _data_residuals(
@@ -340,20 +351,7 @@ class Problem(eqx.Module):
         return [t.residual(value, sigma, use).ravel() for t, value, sigma in sets]
 
     def _priors(self, theta: Mapping[str, PyTree]) -> list[Array]:
-        values = self.values(theta)
-        out = []
-        for name, p in self.parameters.items():
-            if p.prior is None:
-                continue
-            standardised = getattr(p.prior, "standardised", None)
-            if standardised is None:
-                raise ConfigError(
-                    "least squares needs a Gaussian prior",
-                    key=f"parameters.{name}.prior",
-                    allowed="diffsim.Normal, diffsim.HalfNormal, diffsim.LogNormal",
-                )
-            out.append(jnp.ravel(standardised(values[name])))
-        return out
+        return prior_residuals(self.parameters, self.values(theta))
 
     def log_likelihood(
         self,
@@ -362,10 +360,14 @@ class Problem(eqx.Module):
         use: Array | None = None,
     ) -> Array:
         """Σ log p(data | A(θ), sigma), normalised over the data; p is N(data; A, sigma²/weight) or
-        lognormal about A. Shape ()."""
+        lognormal about A; less weight · S_rel up to a constant. Shape ()."""
         sets = zip(self.targets, prediction.values, self.sigmas(theta), strict=True)
         terms = [t.log_density(value, sigma, use) for t, value, sigma in sets]
-        return sum(map(jnp.sum, terms), jnp.zeros(()))
+        return sum(map(jnp.sum, terms), jnp.zeros(())) - self._entropic(prediction, use)
+
+    def _entropic(self, prediction: Prediction, use: Array | None) -> Array:
+        sets = zip(self.entropies, prediction.entropies, strict=True)
+        return sum((entropy.loss(value, use) for entropy, value in sets), jnp.zeros(()))
 
     def log_prior(self, theta: Mapping[str, PyTree]) -> Array:
         """Σ log p(θ), each parameter in its own unit, up to what a truncation cuts off."""
@@ -384,10 +386,11 @@ class Problem(eqx.Module):
         prediction: Prediction,
         use: Array | None = None,
     ) -> Array:
-        """½ Σ r² - Σ log prior, and Σ log sigma of a sigma that is a parameter: the negative log
-        posterior up to a constant that does not depend on θ. Shape ()."""
+        """½ Σ r² + Σ weight · S_rel - Σ log prior, and Σ log sigma of a sigma that is a parameter:
+        the negative log posterior up to a constant that does not depend on θ. Shape ()."""
         residuals = self._data_residuals(theta, prediction, use)
         total = 0.5 * sum((jnp.sum(r**2) for r in residuals), jnp.zeros(()))
+        total = total + self._entropic(prediction, use)
         for target, value, sigma in zip(
             self.targets, prediction.values, self.sigmas(theta), strict=True
         ):

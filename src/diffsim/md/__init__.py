@@ -55,6 +55,7 @@ from ._pair_laws import SoftSphere as SoftSphere
 from ._pair_laws import Tabulated as Tabulated
 from ._pair_laws import Yukawa as Yukawa
 from ._pair_potential import AbstractPairPotential as AbstractPairPotential
+from ._pair_statistics import PairStatistics as PairStatistics
 from ._potential import AbstractPotential as AbstractPotential
 from ._potential import Potential as Potential
 from ._potential import Thermo as Thermo
@@ -91,6 +92,7 @@ from ._units import UnitSystem as UnitSystem
 from ._units import unit_system as unit_system
 from ._velocity_rescaling import VelocityRescaling as VelocityRescaling
 from ._water import Water as Water
+from ._water import rigid_water as rigid_water
 from ._water import water_box as water_box
 from ._water import water_exclusions as water_exclusions
 from ._water import water_parameters as water_parameters

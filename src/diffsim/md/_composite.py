@@ -189,7 +189,8 @@ class Sum(AbstractComposite):
     groups: Groups = eqx.field(static=True)
 
     def __init__(self, potentials: Mapping[str, AbstractPotential]):
-        self.potentials = dict(potentials)
+        # sorted, as every function of JAX that takes or returns a dictionary leaves it
+        self.potentials = dict(sorted(potentials.items()))
         self.groups = grouped(self.parts())
 
     def __check_init__(self):

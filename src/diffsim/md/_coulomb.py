@@ -165,9 +165,8 @@ class RealSpace(AbstractPairPotential):
         """erf(αr)/r, or its derivative in s."""
         most = (self.alpha * self.cutoff) ** 2
         t = s * (2 * self.alpha**2 / most) - 1
-        if slope:
-            return self.alpha**3 * 2 / most * _clenshaw(_error_function(most, True), t)
-        return self.alpha * _clenshaw(_error_function(most, False), t)
+        series = _error_function(most, slope, float(jnp.finfo(s.dtype).eps) / 20)
+        return self.alpha * (2 * self.alpha**2 / most if slope else 1) * _clenshaw(series, t)
 
     def force_factor(self, params: PyTree, s: Array) -> Array:
         inside, s = self.inside(s)
@@ -192,8 +191,9 @@ class RealSpace(AbstractPairPotential):
 
 
 @functools.lru_cache(maxsize=64)
-def _error_function(most: float, slope: bool) -> tuple[float, ...]:
-    """Chebyshev coefficients of erf(√y)/√y on [0, most], or of its derivative in t."""
+def _error_function(most: float, slope: bool, small: float) -> tuple[float, ...]:
+    """Chebyshev coefficients of erf(√y)/√y on [0, most], or of its derivative in t, as far as they
+    are more than `small` of the largest."""
     from scipy.special import erf
 
     def smooth(t: Any) -> Any:
@@ -202,8 +202,8 @@ def _error_function(most: float, slope: bool) -> tuple[float, ...]:
 
     whole = np.polynomial.chebyshev.chebinterpolate(smooth, 80)
     found = np.polynomial.chebyshev.chebder(whole) if slope else whole
-    small = 1e-17 * np.max(np.abs(found))
-    return tuple(float(c) for c in found[: 1 + int(np.max(np.nonzero(np.abs(found) > small)))])
+    last = np.max(np.nonzero(np.abs(found) > small * np.max(np.abs(found))))
+    return tuple(float(c) for c in found[: 1 + int(last)])
 
 
 def _clenshaw(coefficients: tuple[float, ...], t: Array) -> Array:

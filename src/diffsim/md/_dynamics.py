@@ -154,6 +154,10 @@ class AbstractDynamics(AbstractSimulation):
         )
         return self.potential.forces(params, positions, state.box, neighbours), neighbours
 
+    def _forces(self, params: PyTree, state: State) -> Array:
+        """Forces of these parameters; those of the state may be of others."""
+        return self.potential.forces(params, state.positions, state.box, state.neighbours)
+
     def _thermo(self, params: PyTree, state: State) -> Thermo:
         arguments = (params, state.positions, state.box, state.neighbours)
         return self.potential.thermo(*arguments, features=state.features)

@@ -16,6 +16,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from .._errors import ConfigError
 from .._simulation import AbstractEquilibrium
 from ._changing_box import ChangingBox
+from ._constraints import Constraints, drifted, snapped, tangent, unstretched
 from ._dynamics import AbstractDynamics, checked_dt
 from ._observable import AbstractObservable
 from ._potential import AbstractPotential
@@ -42,16 +43,20 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
     `shape`: "isotropic", for fluids; "anisotropic": each edge by itself, with the stress along it,
     d ln L_a = (β_T/3τ)(P_a - P) dt + √(2kT β_T/3τV) dW_a, for solids.
 
+    With `constraints` it is molecules that the box moves, by their centres of mass, as they are:
+    N counts molecules and free atoms, P_int = (N kT + W/3)/V with the virial of the centres,
+    W = Σ F·(x - d) for atoms at d from theirs, and the drift keeps the distances (as in `NVT`).
+
     Beside the usual observables: `volume`, `box`, `density` (of mass) and `residual_enthalpy`, that
-    over an ideal gas at the same temperature, (U + P V)/N - kT an atom. Where the box shrinks under
-    twice the potential's reach, the run ends with `RESULTS.box_too_small`.
+    over an ideal gas at the same temperature, (U + P V)/N - kT a molecule or free atom. Where the
+    box shrinks under twice the potential's reach, the run ends with `RESULTS.box_too_small`.
 
     **Arguments:** `potential`, whose virial is known; `dt` [time]; `friction` γ of the atoms
     [1/time]; `relaxation` τ of the volume [time], not under `every` steps; `compressibility` β_T
     [1/pressure], roughly that of the system: the two set how fast the volume moves, not where to;
     `every`: steps between two moves of the box, each of which costs a pass over the pairs;
-    `shape`; `units`; `extra`. `init` also takes `temperature` and `pressure` (both required), batch
-    axes over states if vmapped.
+    `shape`; `units`; `extra`; `constraints`. `init` also takes `temperature` and `pressure` (both
+    required), batch axes over states if vmapped.
     """
 
     potential: AbstractPotential
@@ -63,6 +68,7 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
     shape: str = eqx.field(static=True)
     unit_system: UnitSystem = eqx.field(static=True)
     extra: tuple[AbstractObservable, ...] = ()
+    constraints: Constraints | None = None
 
     def __init__(
         self,
@@ -75,7 +81,9 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
         shape: Literal["isotropic", "anisotropic"] = "isotropic",
         units: str | UnitSystem = "lj",
         extra: tuple[AbstractObservable, ...] = (),
+        constraints: Constraints | None = None,
     ):
+        self.constraints = constraints
         self.potential = potential if isinstance(potential, ChangingBox) else ChangingBox(potential)
         self.dt, self.extra = checked_dt(dt), tuple(extra)
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
@@ -107,7 +115,9 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
         if not isinstance(pressure, Tracer) and not np.all(np.isfinite(np.asarray(pressure))):
             raise ConfigError("must be finite", key="pressure")
         key, first = jax.random.split(key)
+        positions = snapped(self.constraints, positions, masses, box)
         start = self._start(params, first, positions, box, masses, temperature, velocities)
+        start = unstretched(self.constraints, start)
         virial = self._thermo(params, start).virial
         if not isinstance(virial, Tracer) and bool(jnp.isnan(virial)):
             raise ConfigError(
@@ -129,16 +139,18 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
         kind = self.potential.noise_dtype or dtype
         noise = jax.random.normal(key, shape, kind).astype(dtype)
 
-        velocities = state.velocities + 0.5 * h / masses * state.forces
-        positions = state.positions + 0.5 * h * velocities
-        velocities = kept * velocities + spread * noise
+        rigid, x = self.constraints, state.positions
+        velocities = tangent(rigid, state, x, state.velocities + 0.5 * h / masses * state.forces)
+        positions, velocities = drifted(rigid, state, x, velocities, 0.5 * h)
+        velocities = tangent(rigid, state, positions, kept * velocities + spread * noise)
         kinetic = 0.5 * jnp.sum(masses * velocities**2)
-        positions = positions + 0.5 * h * velocities
+        positions, velocities = drifted(rigid, state, positions, velocities, 0.5 * h)
         moved = self._cell_moved(params, dataclasses.replace(state, positions=positions))
         forces, neighbours = self.moved(params, moved, moved.positions)
+        velocities = velocities + 0.5 * h / masses * forces
         return dataclasses.replace(
             moved,
-            velocities=velocities + 0.5 * h / masses * forces,
+            velocities=tangent(rigid, moved, moved.positions, velocities),
             forces=forces,
             step=state.step + 1,
             kinetic=kinetic,
@@ -154,9 +166,8 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
             )
             state = dataclasses.replace(state, neighbours=neighbours)
             scale = self._scale(params, state)
-            return dataclasses.replace(
-                state, positions=scale * state.positions, box=scale * state.box
-            )
+            positions = self._scaled(scale, state)
+            return dataclasses.replace(state, positions=positions, box=scale * state.box)
 
         if self.every == 1:
             return move(state)
@@ -167,12 +178,12 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
         """By what the edges grow, (3,)."""
         assert state.kT is not None and state.bath is not None
         kT, volume = state.kT, jnp.prod(state.box)
-        thermal, held = state.atoms * kT, state.bath.pressure
+        thermal, held = self._bodies(state) * kT, state.bath.pressure
         speed = self.compressibility * self.unit_system.pressure_factor / self.relaxation
         time = self.every * self.dt
         count = (state.step + 1) // self.every
         if self.shape == "isotropic":
-            virial = self._thermo(params, state).virial
+            virial = self._thermo(params, state).virial - self._within(params, state)
             excess = (thermal + virial / 3) / volume - held
             root = jnp.sqrt(volume)
             noise = (self._noise(state, count, ()) + self._noise(state, count + 1, ())) / 2
@@ -186,6 +197,27 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
             logarithms = speed / 3 * excess * time + spread * noise
         return jnp.exp(jnp.clip(logarithms, -MOST, MOST)).astype(state.box.dtype)
 
+    def _bodies(self, state: State) -> int:
+        """N: molecules and free atoms."""
+        return state.atoms if self.constraints is None else self.constraints.bodies(state.atoms)
+
+    def _offsets(self, state: State) -> Array | float:
+        """Where atoms are from the centres of their molecules."""
+        if self.constraints is None:
+            return 0.0
+        return self.constraints.offsets(state.positions, state.masses, state.box)
+
+    def _scaled(self, scale: Array, state: State) -> Array:
+        """Positions in a box grown by `scale`, molecules as they are."""
+        within = self._offsets(state)
+        return scale * (state.positions - within) + within
+
+    def _within(self, params: PyTree, state: State) -> Array | float:
+        """Σ F·d, of the virial what belongs to the inside of molecules."""
+        if self.constraints is None:
+            return 0.0
+        return jnp.sum(self._forces(params, state) * self._offsets(state))
+
     def _noise(self, state: State, count: Array, shape: tuple[int, ...]) -> Array:
         assert state.key is not None
         key = jax.random.fold_in(jax.random.fold_in(state.key, OF_THE_CELL), count)
@@ -195,7 +227,7 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
         """-∂Φ(c x, c L)/∂c_a at c = 1, (3,): the virial along each edge."""
 
         def energy(c: Array) -> Array:
-            positions, box = c * state.positions, c * state.box
+            positions, box = self._scaled(c, state), c * state.box
             driving = self.potential.driving_energy(params, positions, box, state.neighbours)
             return driving + self.potential.volume_energy(params, state.atoms, box)
 
@@ -203,10 +235,16 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
 
     def observe(self, params: PyTree, state: State) -> dict[str, Array]:
         assert state.kT is not None and state.kinetic is not None and state.bath is not None
-        temperature = 2 * state.kinetic / (3 * state.atoms) / self.unit_system.boltzmann
-        seen = self._observe(params, state, temperature, state.kinetic, state.atoms * state.kT)
+        count, taken = (
+            self._bodies(state),
+            0 if self.constraints is None else self.constraints.count,
+        )
+        kT = 2 * state.kinetic / (3 * state.atoms - taken)
+        thermal, within = count * state.kT, self._within(params, state)
+        temperature = kT / self.unit_system.boltzmann
+        seen = self._observe(params, state, temperature, state.kinetic, thermal, -within)
         volume = jnp.prod(state.box)
-        enthalpy = (seen["potential_energy"] + state.bath.pressure * volume) / state.atoms
+        enthalpy = (seen["potential_energy"] + state.bath.pressure * volume) / count
         return seen | {
             "volume": volume,
             "box": state.box,
@@ -220,7 +258,7 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
         volume = jnp.prod(state.box)
         energy = self._thermo(params, state).driving + state.bath.pressure * volume
         energy = energy + self.potential.volume_energy(params, state.atoms, state.box)
-        return energy / state.kT - state.atoms * jnp.log(volume)
+        return energy / state.kT - self._bodies(state) * jnp.log(volume)
 
     def sample(self, state: State) -> State:
-        return light_sample(self.potential, state)
+        return light_sample(self.potential, state, self.constraints is not None)

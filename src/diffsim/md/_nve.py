@@ -111,7 +111,8 @@ class NVE(AbstractDynamics, AbstractReversible):
         taken = 3 if self.constraints is None else 3 + self.constraints.count
         kT = 2 * kinetic / max(3 * state.atoms - taken, 1)
         temperature = kT / self.unit_system.boltzmann
-        held = held_virial(self.constraints, state)
+        rigid = self.constraints
+        held = 0.0 if rigid is None else held_virial(rigid, state, state.forces)
         return self._observe(params, state, temperature, kinetic, 2 * kinetic / 3, held)
 
     def to_exact(self, params: PyTree, state: State, steps: int) -> ExactState:

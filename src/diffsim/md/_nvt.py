@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -13,11 +12,12 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
 from .._simulation import AbstractEquilibrium
-from ._constraints import Constraints, held_virial, snapped, unstretched
+from ._constraints import Constraints, drifted, held_virial, snapped, tangent, unstretched
 from ._dynamics import AbstractDynamics, checked_dt
 from ._observable import AbstractObservable
 from ._potential import AbstractPotential
 from ._state import State, kinetic_energy
+from ._thermal import light_sample
 from ._units import UnitSystem, unit_system
 
 
@@ -99,15 +99,17 @@ class NVT(AbstractDynamics, AbstractEquilibrium):
             self.potential.noise_dtype or dtype,
         ).astype(dtype)
 
-        velocities = self._bound(state, state.positions, state.velocities, state.forces)
-        positions, velocities = self._drifted(state, state.positions, velocities)
-        velocities = self._bound(state, positions, kept * velocities + spread * noise)
+        rigid, x = self.constraints, state.positions
+        velocities = tangent(rigid, state, x, state.velocities + 0.5 * h / masses * state.forces)
+        positions, velocities = drifted(rigid, state, x, velocities, 0.5 * h)
+        velocities = tangent(rigid, state, positions, kept * velocities + spread * noise)
         kinetic = 0.5 * jnp.sum(masses * velocities**2)
-        positions, velocities = self._drifted(state, positions, velocities)
+        positions, velocities = drifted(rigid, state, positions, velocities, 0.5 * h)
         forces, neighbours = self.moved(params, state, positions)
+        velocities = velocities + 0.5 * h / masses * forces
         return State(
             positions=positions,
-            velocities=self._bound(state, positions, velocities, forces),
+            velocities=tangent(rigid, state, positions, velocities),
             forces=forces,
             masses=state.masses,
             box=state.box,
@@ -118,33 +120,15 @@ class NVT(AbstractDynamics, AbstractEquilibrium):
             neighbours=neighbours,
         )
 
-    def _bound(
-        self, state: State, positions: Array, velocities: Array, forces: Array | None = None
-    ) -> Array:
-        """Velocities after half a kick, if there are forces, that leave rigid distances alone."""
-        if forces is not None:
-            velocities = velocities + 0.5 * self.dt / state.masses[:, None] * forces
-        if self.constraints is None:
-            return velocities
-        return self.constraints.velocities(positions, velocities, state.masses, state.box)
-
-    def _drifted(self, state: State, positions: Array, velocities: Array) -> tuple[Array, Array]:
-        """Half a drift; of rigid molecules along the surface where their distances are right."""
-        half = 0.5 * self.dt
-        moved = positions + half * velocities
-        if self.constraints is None:
-            return moved, velocities
-        held = self.constraints.positions(positions, moved, state.masses, state.box)
-        velocities = velocities + (held - moved) / half
-        return held, self._bound(state, held, velocities)
-
     def observe(self, params: PyTree, state: State) -> dict[str, Array]:
         assert state.kT is not None and state.kinetic is not None
         taken = 0 if self.constraints is None else self.constraints.count
         freedom = 3 * state.atoms - taken
         temperature = 2 * state.kinetic / freedom / self.unit_system.boltzmann
         thermal = freedom / 3 * state.kT
-        held = held_virial(self.constraints, state)
+        held = 0.0
+        if self.constraints is not None:  # of these parameters, whichever a sample was made with
+            held = held_virial(self.constraints, state, self._forces(params, state))
         return self._observe(params, state, temperature, state.kinetic, thermal, held)
 
     def reduced_energy(self, params: PyTree, state: State) -> Array:
@@ -152,7 +136,4 @@ class NVT(AbstractDynamics, AbstractEquilibrium):
         return self._thermo(params, state).driving / state.kT
 
     def sample(self, state: State) -> State:
-        features = self.potential.features(state.positions, state.box, state.neighbours)
-        # a list's room may change from sample to sample, and what features tell needs no list
-        neighbours = None if features is not None else state.neighbours
-        return dataclasses.replace(state, features=features, neighbours=neighbours)
+        return light_sample(self.potential, state, self.constraints is not None)

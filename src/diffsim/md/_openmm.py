@@ -136,7 +136,7 @@ def _custom(
         element = xml.SubElement(
             force, "Function", {"name": "table", "type": "Continuous1D", **ends}
         )
-        element.text = _numbers(_in_openmm(np.asarray(params["values"], float), "energy", system))
+        element.text = _numbers(_in_openmm(law.at_knots(params), "energy", system))
     for k, symbol in enumerate(kinds):
         xml.SubElement(force, "Atom", {"type": symbol, "kind": str(k)})
 

@@ -16,7 +16,7 @@ from ._exclusions import Exclusions
 from ._pair_engines import Path, Precision
 from ._pair_laws import AbstractPairLaw
 from ._pair_potential import AbstractPairPotential, Truncation, kinds_of
-from ._potential import Box, Thermo
+from ._potential import Box, Positions, Thermo
 from ._species import check_tables, mixed
 
 _RULES = {"mean": "lorentz_berthelot", "root": "geometric"}
@@ -146,6 +146,21 @@ class Pair(AbstractPairPotential):
             energy = driving = plain * value
             virial = virial * value - 2 * s * plain * steep
         return Thermo(*(jnp.where(inside, x, 0) for x in (energy, driving, virial)))
+
+    def features(self, positions: Positions, box: Box, neighbours: Any = None) -> PyTree:
+        if not self.law.linear or self.exclusions is not None:
+            return None
+        x = jnp.asarray(positions)
+        shapes = {name: jnp.ones(n, x.dtype) for name, n in self.law.shapes().items()}
+        zero = jax.tree.map(jnp.zeros_like, self.tables(shapes))
+        sums = lambda tables: self.sums(tables, x, box, self._rest(neighbours))  # noqa: E731
+        return jax.jacrev(sums)(zero)  # of a linear function, all there is to know
+
+    def of_features(self, params: PyTree, features: PyTree) -> Thermo:
+        def total(slopes: PyTree) -> Array:
+            return sum(map(jnp.vdot, *map(jax.tree.leaves, (slopes, params))), jnp.zeros(()))
+
+        return Thermo(*(total(s) for s in (features.energy, features.driving, features.virial)))
 
     def tail_correction(self, params: PyTree, atoms: int, box: Box) -> tuple[Array, Array]:
         law = self.law.prepare(self._mixed(params))

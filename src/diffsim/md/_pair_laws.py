@@ -21,7 +21,8 @@ class AbstractPairLaw(eqx.Module):
     `units`: the dimension of each parameter; `signed`: those that need not be positive; `rules`:
     how one number a kind makes one for each pair of kinds, "mean" or "root" (of the product).
     `scalar`: parameters are a number for each pair; `decays`: φ falls off faster than r⁻³, so that
-    there is a tail correction.
+    there is a tail correction; `linear`: φ is linear in what `prepare` gives, so that a few sums
+    over a configuration tell its energy at any parameters.
     """
 
     units: ClassVar[dict[str, str]]
@@ -29,6 +30,7 @@ class AbstractPairLaw(eqx.Module):
     signed: ClassVar[tuple[str, ...]] = ()
     scalar: ClassVar[bool] = True
     decays: ClassVar[bool] = True
+    linear: ClassVar[bool] = False
 
     @abstractmethod
     def energy(self, params: PyTree, r: Array) -> Array:
@@ -42,6 +44,10 @@ class AbstractPairLaw(eqx.Module):
         """What `energy` wants, from the parameters of each pair of kinds: once, not for each pair
         of atoms."""
         return params
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each parameter of one kind of atom."""
+        return dict.fromkeys(self.units, ())
 
     def check(self, params: PyTree, cutoff: float) -> None:
         """Host side: refuse parameters that cannot be right."""
@@ -223,16 +229,21 @@ class Tabulated(AbstractPairLaw):
     rule); one kind of atom. Below `start` φ goes on as a straight line, above `end` too: the value
     there, usually 0, is a parameter like others. Gradients in the values, forces and second
     derivatives are continuous.
+
+    `closed`: φ(end) = 0, and `values` are those of the other knots (knots - 1,): of a potential
+    that is sought from structure alone, which does not tell a constant from another.
     """
 
     knots: int = eqx.field(static=True)
     start: float = eqx.field(static=True, converter=float)
     end: float = eqx.field(static=True, converter=float)
+    closed: bool = eqx.field(static=True, default=False)
 
     units: ClassVar = {"values": "energy"}
     signed: ClassVar = ("values",)
     scalar: ClassVar = False
     decays: ClassVar = False
+    linear: ClassVar = True
 
     def __check_init__(self):
         if self.knots < 4:
@@ -249,8 +260,18 @@ class Tabulated(AbstractPairLaw):
         """r_k, (knots,) [length]."""
         return np.linspace(self.start, self.end, self.knots)
 
+    def at_knots(self, params: PyTree) -> np.ndarray:
+        """φ(r_k), (knots,) [energy]."""
+        values = np.asarray(params["values"], dtype=float)
+        return np.append(values, 0.0) if self.closed else values
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"values": (self.knots - self.closed,)}
+
     def prepare(self, params: PyTree) -> PyTree:
         values = jnp.asarray(params["values"])
+        if self.closed:
+            values = jnp.append(values, 0)
         return {"values": jnp.asarray(_spline_weights(self.knots), values.dtype) @ values}
 
     def energy(self, params: PyTree, r: Array) -> Array:
@@ -269,9 +290,9 @@ class Tabulated(AbstractPairLaw):
         return jnp.max(jnp.abs(jnp.diff(params["values"]))) / self.spacing / 64
 
     def check(self, params: PyTree, cutoff: float) -> None:
-        shape = np.shape(params["values"])
-        if shape != (self.knots,):
-            raise ConfigError(f"must be {self.knots} numbers, not {shape}", key="values")
+        shape, wanted = np.shape(params["values"]), self.shapes()["values"]
+        if shape != wanted:
+            raise ConfigError(f"must be {wanted[0]} numbers, not {shape}", key="values")
 
 
 def _spline_weights(knots: int) -> np.ndarray:

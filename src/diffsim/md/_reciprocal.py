@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -46,35 +45,38 @@ class Ewald(AbstractReciprocal):
         if self.waves < 1:
             raise ConfigError("must be a positive whole number", key="waves", value=self.waves)
 
-    def _half(self) -> np.ndarray:
-        """The waves n of one half-space, (waves, 3): -n gives the same."""
+    def _times(self) -> np.ndarray:
+        """How many waves of one half-space (-n gives the same) have the lengths |n_a| along the
+        edges, n = 0, 1, ...: (1 + waves,) * 3; 0 where none is kept."""
         most = self.n_squared if self.n_squared is not None else self.waves**2 + 1
-        span = range(-self.waves, self.waves + 1)
-        kept = [n for n in itertools.product(span, span, span) if 0 < sum(c * c for c in n) < most]
-        return np.asarray([n for n in kept if n > tuple(-c for c in n)])
+        n = np.stack(np.meshgrid(*[np.arange(self.waves + 1)] * 3, indexing="ij"))
+        squared = np.sum(n * n, axis=0)
+        return np.where((squared > 0) & (squared < most), 2.0 ** (np.sum(n > 0, axis=0) - 1), 0)
 
     def energy(self, charges: Charges, positions: Places, box: Edges, alpha: float) -> Array:
-        n = self._half()
-        k = 2 * math.pi * n / box
-        squared = jnp.sum(k * k, axis=1)
-        strength = jnp.exp(-squared / (4 * alpha**2)) / squared
-        re, im = self._waves(charges, positions, box, n)
-        return 4 * math.pi / jnp.prod(box) * jnp.sum(strength * (re**2 + im**2))
+        """Waves that differ in signs alone count together: the sum of their |S|² is that of the
+        eight T², T = Σ_i q_i f(k_x x) g(k_y y) h(k_z z) with a cosine or a sine for f, g and h, as
+        often as there are waves. T is a matrix product over the atoms, as are its derivatives."""
+        times, size = self._times(), self.waves + 1
+        k = [2 * math.pi / edge * np.arange(size) for edge in box]
+        squared = (k[0] ** 2)[:, None, None] + (k[1] ** 2)[:, None] + k[2] ** 2
+        squared = jnp.where(times > 0, squared, 1)
+        strength = times * jnp.exp(-squared / (4 * alpha**2)) / squared
+        x, y, z = (self._along(angle) for angle in (2 * math.pi * positions / box).T)
+        xy = (charges[:, None] * x)[:, :, None] * y[:, None, :]
+        sums = (xy.reshape(len(charges), -1).T @ z).reshape(2, size, 2, size, 2, size)
+        total = jnp.sum(strength * jnp.sum(sums * sums, axis=(0, 2, 4)))
+        return 4 * math.pi / jnp.prod(box) * total
 
-    def _waves(
-        self, charges: Charges, positions: Places, box: Edges, n: np.ndarray
-    ) -> tuple[Array, Array]:
-        """S(k), each wave a product of three along the axes."""
-        angle = 2 * math.pi * positions / box
-        re, im = charges[:, None], jnp.zeros_like(charges)[:, None]
-        turns = np.arange(self.waves + 1)
-        for axis in range(3):
-            each = angle[:, axis, None] * turns
-            cos, sin = jnp.cos(each), jnp.sin(each)
-            c = cos[:, np.abs(n[:, axis])]
-            s = sin[:, np.abs(n[:, axis])] * np.sign(n[:, axis])
-            re, im = re * c - im * s, re * s + im * c
-        return jnp.sum(re, axis=0), jnp.sum(im, axis=0)
+    def _along(self, angle: Array) -> Array:
+        """cos nφ and sin nφ, n = 0 to `waves`, of angles (atoms,): (atoms, 2 (1 + waves))."""
+        one = jnp.cos(angle), jnp.sin(angle)
+        turned = [(jnp.ones_like(angle), jnp.zeros_like(angle))]
+        for _ in range(self.waves):
+            c, s = turned[-1]
+            turned.append((c * one[0] - s * one[1], s * one[0] + c * one[1]))
+        cosines, sines = zip(*turned, strict=True)
+        return jnp.stack(cosines + sines, axis=1)
 
     def error(self, box: np.ndarray, alpha: float) -> float:
         most = self.n_squared if self.n_squared is not None else self.waves**2 + 1

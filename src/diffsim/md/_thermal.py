@@ -59,8 +59,11 @@ def at_rest(state: State) -> Array:
     return state.velocities - jnp.sum(masses * state.velocities, axis=0) / jnp.sum(masses)
 
 
-def light_sample(potential: AbstractPotential, state: State) -> State:
-    """What a sample needs for reweighting: what the potential keeps of it, else its neighbours."""
+def light_sample(potential: AbstractPotential, state: State, forces: bool = False) -> State:
+    """What a sample needs for reweighting: what the potential keeps of it, else its neighbours;
+    these too where its `forces` are asked for again."""
+    if forces:
+        return state
     features = potential.features(state.positions, state.box, state.neighbours)
     # a list's room may change from sample to sample, and what features tell needs no list
     neighbours = None if features is not None else state.neighbours

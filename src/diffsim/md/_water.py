@@ -14,6 +14,7 @@ from .._errors import ConfigError
 from .._units import convert
 from ._bonded import Angles, Bonds
 from ._composite import AbstractComposite, Groups, Sum
+from ._constraints import Constraints
 from ._coulomb import Coulomb
 from ._exclusions import Exclusions
 from ._lennard_jones import LennardJones
@@ -45,6 +46,7 @@ WATERS = {
     "tip3p": WaterModel(0.635968, 3.15061, 0.417, 0.9572, 104.52, 3765.6, 460.24),
 }
 MASSES = (15.9994, 1.008, 1.008)
+_WITHIN = np.asarray([[0, 1], [0, 2], [1, 2]])
 
 
 def water_model(name: str) -> WaterModel:
@@ -177,9 +179,18 @@ def water_species(molecules: int) -> np.ndarray:
 
 def water_exclusions(molecules: int) -> Exclusions:
     """The three pairs of each molecule."""
-    first = 3 * np.arange(molecules)[:, None]
-    pairs = [first + np.asarray(p) for p in ((0, 1), (0, 2), (1, 2))]
-    return Exclusions(np.concatenate(pairs))
+    first = 3 * np.arange(molecules)[:, None, None]
+    return Exclusions((first + _WITHIN).reshape(-1, 2))
+
+
+def rigid_water(
+    molecules: int, *, model: str = "SPC/E", units: str | UnitSystem = "real"
+) -> Constraints:
+    """|OH| = l, |OH'| = l, |HH'| = 2 l sin(θ/2) of each molecule: what makes it rigid."""
+    m, scale = water_model(model), convert(1.0, "angstrom", unit_system(units).length)
+    edges = scale * m.bond * np.asarray([1.0, 1.0, 2 * math.sin(math.radians(m.angle) / 2)])
+    first = 3 * np.arange(molecules)[:, None, None]
+    return Constraints((first + _WITHIN).reshape(-1, 2), np.tile(edges, molecules))
 
 
 def water_box(

@@ -1,0 +1,39 @@
+"""Compiled programs that nobody needs any more.
+
+JAX keeps what it compiled. On a CPU a program holds some three of the memory mappings that Linux
+allows a process, 65,530 unless told otherwise; the compilation that finds none left kills the
+process. A sweep in one process comes there after some hundreds of jobs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+from pathlib import Path
+
+_MAPPINGS = Path("/proc/self/maps")
+MANY = 12_000  # some three gigabytes
+
+
+def mappings() -> int:
+    """How many memory mappings this process holds; 0 where the system does not tell."""
+    try:
+        with _MAPPINGS.open("rb") as lines:
+            return sum(1 for _ in lines)
+    except OSError:
+        return 0
+
+
+def release_programs(many: int = MANY) -> bool:
+    """Drop every compiled program where this process holds more than `many` mappings: what is
+    called again is traced again, and its program read from the compilation cache."""
+    if mappings() <= many:
+        return False
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # where there is no glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free goes back to the system
+    return True
