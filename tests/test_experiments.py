@@ -20,6 +20,7 @@ SLOW = {  # to compile, mostly
     "lj_trajectory_fit",
     "lorenz_assimilate",
     "lynx_hare",
+    "silicon_force_matching",
     "ude_lotka",
 }
 TINY = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NAMES]

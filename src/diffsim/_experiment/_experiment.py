@@ -23,10 +23,9 @@ from .._schedule import Schedule
 from .._simulation import AbstractSimulation
 from .._solve import default_adjoint
 from .._store import RunDirectory, peak_bytes, provenance
-from ._fits import AbstractFitTask, OptaxFit
+from ._fits import AbstractFitTask
 from ._session import RESTART_SECONDS, Session
 from ._simulate import simulate
-from ._staged import StagedFit
 from ._studies import AbstractStudy
 from ._trust import audited, trust
 
@@ -75,7 +74,7 @@ class Experiment:
         del compilation_cache  # of the process, which the command line sees to
         self.name, self.question, self.seed, self.chunk = name, question, seed, chunk
         self.simulation, self.fit = simulation, fit
-        modes = ("reverse",) if isinstance(fit, (OptaxFit, StagedFit)) else ("forward",)
+        modes = ("forward",) if fit is None else fit.modes
         self.adjoint = default_adjoint(simulation, modes) if adjoint is None else adjoint
         self.placement = placement or SingleDevice()
         self.laws, self.studies = tuple(laws), tuple(studies)

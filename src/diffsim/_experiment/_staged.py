@@ -9,7 +9,8 @@ import equinox as eqx
 
 from .._errors import ConfigError
 from .._fit import FORGETFUL, FitResult, Memory
-from ._fits import AbstractFitTask, free_values
+from ._fits import AbstractFitTask
+from ._horizons import found_values, free_values
 
 if TYPE_CHECKING:
     from ._experiment import Experiment
@@ -30,6 +31,10 @@ class StagedFit(AbstractFitTask):
     first: AbstractFitTask
     then: AbstractFitTask
     targets: tuple[str, ...] = eqx.field(converter=tuple)
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.first.modes, *self.then.modes)))
 
     def check_own(self, experiment: Experiment) -> None:
         known = tuple(target.label for target in experiment.problem.targets)
@@ -58,7 +63,7 @@ class StagedFit(AbstractFitTask):
         def fitted() -> dict[str, Any]:
             part = self._part(experiment)
             found = self.first.solve(part, watch, memory.within("first"), **further)
-            return {name: found.values[name] for name in problem.free}
+            return found_values(problem, found)
 
         start = memory.once("after the first", free_values(problem), fitted)
         whole = experiment.with_problem(problem.starting_at(start))
