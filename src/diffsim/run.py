@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     # A kept program that is read back prints kilobytes of a false alarm on some processors: what
     # XLA calls features (`+prefer-no-gather`) no processor reports. Faults are raised, not printed.
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # what jax sets, and its children inherit
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # of jax, inherited
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     try:
         with rare_collections():
