@@ -97,4 +97,5 @@ from ._water import water_box as water_box
 from ._water import water_exclusions as water_exclusions
 from ._water import water_parameters as water_parameters
 from ._water import water_species as water_species
+from ._water import water_states as water_states
 from ._window import TimeCorrelation as TimeCorrelation
