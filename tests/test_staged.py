@@ -79,3 +79,9 @@ def test_a_stage_asks_for_what_its_fits_ask():
 def test_stages_refuse_what_is_no_part_of_the_targets(names):
     with pytest.raises(ds.ConfigError, match=r"some of the targets, not all.*allowed: y, square"):
         line(dataclasses.replace(STAGES, targets=names))
+
+
+@pytest.mark.parametrize("kind", [ds.LeastSquaresFit, ds.OptaxFit])
+def test_a_fit_without_steps_is_refused_when_it_is_made(kind):
+    with pytest.raises(ds.ConfigError, match="steps: must be at least 1"):
+        kind(steps=0)

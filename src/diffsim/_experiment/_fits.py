@@ -28,7 +28,7 @@ from .._fit import (
 from .._problem import Problem
 from .._statistics import blocking
 from .._store import write_parameters
-from ._horizons import check_horizons, found_values, free_values, over_horizons
+from ._horizons import check_horizons, check_steps, found_values, free_values, over_horizons
 from ._reporting import Reporting
 from ._series import series
 from ._session import Session
@@ -136,6 +136,9 @@ class LeastSquaresFit(AbstractFitTask):
     tol: float = 1e-10
     horizons: tuple[int, ...] = eqx.field(converter=tuple, default=())
 
+    def __check_init__(self):
+        check_steps(self.steps)
+
     def check_own(self, experiment: Experiment) -> None:
         check_squares(experiment.problem)
         check_horizons(self.horizons, experiment.problem)
@@ -182,6 +185,9 @@ class OptaxFit(AbstractFitTask):
     explore: float = 1.0
     uncertainty: Literal["laplace"] | None = None
     horizons: tuple[int, ...] = eqx.field(converter=tuple, default=())
+
+    def __check_init__(self):
+        check_steps(self.steps)
 
     @property
     def modes(self) -> tuple[str, ...]:

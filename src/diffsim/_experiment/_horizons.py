@@ -10,6 +10,12 @@ from .._fit import FORGETFUL, FitResult, Memory
 from .._problem import Problem
 
 
+def check_steps(steps: int) -> None:
+    """Refuse a fit that makes no step."""
+    if steps < 1:
+        raise ConfigError("must be at least 1", key="fit.steps", value=steps)
+
+
 def check_horizons(horizons: tuple[int, ...], problem: Problem) -> None:
     """Refuse horizons that the schedule does not have, or that do not grow."""
     for saves in horizons:
