@@ -1,5 +1,6 @@
 import math
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,9 +55,9 @@ def test_counts_between_kinds(between):
     counts, edges = np.histogram(r[r > 0], 12, (0, 2.4))
     ordered = len(a) * (len(b) - (between[0] == between[1]))
     wanted = counts * np.prod(box) / (ordered * 4 / 3 * np.pi * np.diff(edges**3))
-    kinds = dict(bins=12, r_max=2.4, species=species, between=between)
+    kinds: dict[str, Any] = dict(bins=12, r_max=2.4, species=species, between=between)
     np.testing.assert_allclose(radial_distribution(positions, box, **kinds)[1], wanted, rtol=1e-10)
-    seen = RadialDistribution(**kinds | dict(species=list(species)))
+    seen = RadialDistribution(**{**kinds, "species": list(species)})
     state = types.SimpleNamespace(positions=jnp.asarray(positions), box=jnp.asarray(box))
     np.testing.assert_allclose(seen({}, state), wanted, rtol=1e-10)
     smeared = radial_distribution(positions, box, width=1e-6, **kinds)[1]

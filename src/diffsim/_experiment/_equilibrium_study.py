@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 WHEN = ("before", "after")
 
 
+def _span(times: Sequence[float]) -> tuple[float, float]:
+    begin, end = times
+    return float(begin), float(end)
+
+
 class Motion(eqx.Module):
     """D = (1/6) d⟨|x(t) - x(0)|²⟩/dt + 2.837297 kT/(6πηL) of undisturbed motion.
 
@@ -36,7 +41,7 @@ class Motion(eqx.Module):
     dynamics: NVE
     steps: int
     save_every: int
-    window: tuple[float, float] = eqx.field(converter=tuple)
+    window: tuple[float, float] = eqx.field(converter=_span)
     viscosity: float | None = None
     unit: str | None = None
 

@@ -46,7 +46,9 @@ def fitted(file: str | os.PathLike[str], name: str, like: Any = None) -> Any:
     with opened(file) as held:
         if not isinstance(held.get(name, getlink=True), h5py.HardLink):
             raise ConfigError("no such parameter", key="name", value=name, allowed=held)
-        found = [x if callable(x) else _leaf(held[name], _key(place), name) for place, x in places]
+        found: list[Any] = [
+            x if callable(x) else _leaf(held[name], _key(place), name) for place, x in places
+        ]
     for (place, leaf), value in zip(places, found, strict=True):
         if like is not None and not callable(leaf) and np.shape(leaf) != value.shape:
             raise ConfigError(
