@@ -1,4 +1,4 @@
-"""Makes motion.csv and reference.json: how argon's atoms move for three picoseconds.
+"""Makes motion.csv and reference.json: how argon's atoms move for two picoseconds.
 
     python make_reference.py
 
@@ -9,7 +9,7 @@ dynamics, dt = 5 fs and friction 1/ps, of 60,000 steps after 4,000; every 100 st
 motion at constant energy begins.
 
 motion.csv: the mean square displacement after each time, its standard error by blocking, and the
-scale on which a fit judges deviations: four standard errors, for its own simulation is a fifteenth
+scale on which a fit judges deviations: eight standard errors, for its own simulation is a sixtieth
 of this one. reference.json: the pressure, which the fit does not see, and self-diffusion from 0.4
 nanoseconds at constant energy of each replica, of these small boxes as they are.
 """
@@ -27,9 +27,9 @@ import diffsim as ds
 ATOMS, CUTOFF, DT = 108, 8.0, 0.005
 TEMPERATURES, DENSITIES = (94.4, 130.0), (1374.0, 1100.0)
 REPLICAS, STEPS, EVERY, EQUILIBRATION = 16, 60_000, 100, 4_000
-WINDOW, LAG = 600, 60
+WINDOW, LAG = 420, 60
 MOTION, WHOLE = 80_000, 40  # steps, and how many between two saves
-LOOSER = 4.0  # scales of a fit, in standard errors
+LOOSER = 8.0  # scales of a fit, in standard errors
 HERE = Path(__file__).parent
 
 

@@ -26,7 +26,7 @@ def radial_distribution(
     bins: int = 100,
     r_max: float | None = None,
     width: float = 0.0,
-    species: Int[np.ndarray, " atoms"] | None = None,
+    species: Int[np.ndarray, " _"] | None = None,
     between: tuple[int, int] | None = None,
 ) -> tuple[Float[Array, "bins"], Float[Array, "bins"]]:
     """g(r_k) = V/(N(N-1)) · Σ_i≠j P_k(r_ij)/v_k, with v_k the volume of shell k.
