@@ -44,7 +44,7 @@ class Target(eqx.Module):
 
     observable: str = eqx.field(static=True)
     data: Any = eqx.field(converter=_array)
-    sigma: Any = 1.0
+    sigma: Any = eqx.field(default=1.0, converter=_array)
     weight: float = eqx.field(default=1.0, kw_only=True)
     unit: str | None = eqx.field(static=True, default=None, kw_only=True)
     name: str = eqx.field(static=True, default="", kw_only=True)
