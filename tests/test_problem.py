@@ -198,3 +198,5 @@ def test_rows_of_a_target_with_lists_as_a_configuration_has_them():
     second = target.rows(np.array([1]))
     np.testing.assert_array_equal(second.data, [[3.0, 4.0]])
     np.testing.assert_array_equal(second.sigma, [[0.3, 0.4]])
+    one = ds.Target("y", 2.0, 0.1).rows(np.array([1]))
+    assert (one.data, one.sigma) == (2.0, 0.1)

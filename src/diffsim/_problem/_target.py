@@ -113,7 +113,7 @@ class Target(eqx.Module):
         )
 
     def _rows_of_sigma(self, conditions: Array | np.ndarray) -> Any:
-        per_condition = np.ndim(self.sigma) == np.ndim(self.data) and len(self.sigma) > 1
+        per_condition = 0 < np.ndim(self.sigma) == np.ndim(self.data) and len(self.sigma) > 1
         return _rows(self.sigma, conditions) if per_condition else self.sigma
 
     def check_shapes(self, conditions: int, saves: int, observed: tuple[int, ...]) -> None:
