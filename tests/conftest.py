@@ -36,6 +36,14 @@ hypothesis.settings.register_profile("explore", deadline=None, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "diffsim"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _traced_quickly():
+    from diffsim._programs import rare_collections
+
+    with rare_collections():
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _programs_dropped():
     """Two thousand tests in one process compile more than it may hold."""

@@ -88,8 +88,9 @@ TABLE = {
     "advection-diffusion": (diffusion, ("Reversible", "Backsolve", "Reweight")),
 }
 SYSTEMS = {name: functools.cache(make) for name, (make, _) in TABLE.items()}
-# What compiles long, and is Direct in other words.
+# What compiles long, and is Direct in other words, or LJ NVE's with a thermostat.
 LONG = [(name, adjoint) for name in TABLE for adjoint in ("Truncated", "Auto") if name != "Kepler"]
+LONG += [("LJ Langevin", adjoint) for adjoint in ("RecursiveCheckpoint", "ForwardMode")]
 PAIRS = [
     pytest.param(name, adjoint, marks=[pytest.mark.slow] if (name, adjoint) in LONG else [])
     for name, (_, refuses) in TABLE.items()

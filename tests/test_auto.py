@@ -78,11 +78,11 @@ BUDGETS = [
     ("ode", "50kB", "RecursiveCheckpoint"),
     ("large ode", "1MB", "RecursiveCheckpoint"),
     ("large ode", "1GB", "Direct"),
-    ("both ways", "350kB", "Reversible"),
+    pytest.param("both ways", "350kB", "Reversible", marks=pytest.mark.slow),
     pytest.param("liquid", "1GB", "Direct", marks=pytest.mark.slow),
     ("liquid", "600kB", "Reversible"),
     pytest.param("flow", "1GB", "Direct", marks=pytest.mark.slow),
-    ("flow", "1200kB", "RecursiveCheckpoint"),
+    pytest.param("flow", "1200kB", "RecursiveCheckpoint", marks=pytest.mark.slow),
 ]
 
 
@@ -175,7 +175,9 @@ def measured(statistic="each"):
     return ds.Problem(simulation, free, [target], schedule, {"y0": np.ones((1, 2))})
 
 
-@pytest.mark.parametrize("method", ["least squares", "descent", "laplace"])
+@pytest.mark.parametrize(
+    "method", ["least squares", "descent", pytest.param("laplace", marks=pytest.mark.slow)]
+)
 def test_fits_follow_auto(method):
     problem = measured()
     if method == "least squares":

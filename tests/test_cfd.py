@@ -207,11 +207,11 @@ def errors(make, halvings, of):
 
 
 ORDERS = [
-    ("periodic", "explicit", "rk3", 3),
+    pytest.param("periodic", "explicit", "rk3", 3, marks=SLOW),
     pytest.param("periodic", "explicit", "euler", 1, marks=SLOW),
     pytest.param("periodic", "explicit", "rk2", 2, marks=SLOW),
     pytest.param("cavity", "explicit", "rk3", 3, marks=SLOW),
-    ("channel", "explicit", "rk4", 4),
+    pytest.param("channel", "explicit", "rk4", 4, marks=SLOW),
     pytest.param("periodic", "implicit", "rk3", 2, marks=SLOW),
     ("cavity", "implicit", "rk3", 2),
 ]

@@ -130,7 +130,7 @@ def test_a_learned_viscosity_never_drives_the_flow(box, seed):
 CASES = [
     pytest.param("interpolation", "periodic", marks=pytest.mark.slow),
     ("correction", "cavity"),
-    ("viscosity", "cavity"),
+    pytest.param("viscosity", "cavity", marks=pytest.mark.slow),
 ]
 
 

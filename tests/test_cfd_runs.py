@@ -89,6 +89,7 @@ def test_a_start_that_does_not_fit_is_refused():
         cfd.uniform(walled, [1.0])
 
 
+@pytest.mark.slow  # to compile
 def test_viscosity_comes_back_from_probes():
     """A fit through the solver, from noiseless data of its own."""
     flow = cfd.IncompressibleFlow(cfd.Grid((16, 16)), 0.05, extra=cfd.Probes(counts=[4, 4]))

@@ -11,16 +11,24 @@ from diffsim._store import read_trajectory
 
 NAMES = sorted(config.experiments(None))
 SLOW = {  # to compile, mostly
+    "argon_density",
+    "argon_diffusion",
     "assimilate",
     "closure_fit",
     "cylinder",
     "influenza",
     "kepler_orbit",
+    "kolmogorov",
     "kolmogorov_control",
+    "lj_rdf_inverse",
     "lj_trajectory_fit",
     "lorenz_assimilate",
     "lynx_hare",
+    "sde_ou",
+    "silicon_force_matching",
+    "taylor_green",
     "ude_lotka",
+    "water_spce",
 }
 TINY = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NAMES]
 KEYS = {"parameters", "loss", "validation", "laws", "adjoint", "timing", "provenance", "measured"}

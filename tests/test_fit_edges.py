@@ -169,3 +169,27 @@ def test_least_squares_ends_in_single_precision():
 def test_a_mask_of_the_wrong_length_is_refused(solve):
     with pytest.raises(ConfigError, match="use: must have 1 entries"):
         solve(problem(decay, WAVY, k=Parameter(0.3)), use=[True, False])
+
+
+def seen(function, data, start):
+    """y = function(k), of a simulation that never fails."""
+    simulation = ds.FunctionSimulation(
+        lambda p, x: x, lambda p, x: {"y": function(p["k"])}, lambda p, key: 0.0 * p["k"]
+    )
+    return Problem(simulation, {"k": Parameter(start)}, [Target("y", data, 0.1)], Schedule(steps=1))
+
+
+def test_a_descent_says_which_target_was_lost():
+    """NaN without a failure of the simulation: no optimiser can go on from there."""
+    with pytest.raises(SimulationError, match=r"loss is not a finite .* iteration 0: y came out"):
+        ds.fit(seen(jnp.sqrt, 0.5, -1.0), steps=3)
+    with pytest.raises(SimulationError, match="gradient is not a finite number in iteration 0;"):
+        ds.fit(seen(jnp.sqrt, 0.5, 0.0), steps=3)
+
+
+def test_a_descent_goes_back_from_where_a_target_is_lost():
+    """Gradient descent of a logarithm would stride into NaN; a search keeps clear of it."""
+    found = ds.fit(seen(jnp.log, math.log(0.01), 3.0), steps=60)
+    assert found.values["k"] == pytest.approx(0.01, rel=1e-6)
+    with pytest.raises(SimulationError, match="iteration 1: y came out"):
+        ds.fit(seen(jnp.log, math.log(0.01), 3.0), optax.sgd(1.0), steps=3)

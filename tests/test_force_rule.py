@@ -74,7 +74,10 @@ DERIVATIVES = {
 }
 
 
-@pytest.mark.parametrize("name", DERIVATIVES)
+LONG = {"reverse over reverse": pytest.mark.slow}  # to compile
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=LONG.get(n, ())) for n in DERIVATIVES])
 def test_every_derivative_is_that_of_the_plain_sum(name):
     """Alone, and side by side."""
     along = directions(1)

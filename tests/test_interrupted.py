@@ -37,7 +37,7 @@ RUNS = {
     "variational": ("experiment=lynx_hare", "size=tiny", f"fit.method={SVI}", "fit.starts=2"),
     "fit": ("experiment=lynx_hare", "size=tiny", "fit=optax", "fit.steps=12"),
 }
-SHARES = {"simulation": (0.3, 0.8), "least squares": (0.3, 0.8), "posterior": (0.2, 0.75)}
+SHARES = {"simulation": (0.3, 0.8), "least squares": (0.6,), "posterior": (0.2, 0.75)}
 SLOW = ("posterior", "variational", "fit")
 
 

@@ -41,6 +41,8 @@ GUPTA = (
 NETWORK = md.Neural(3.2), {"net": md.MessagePassing(3.2, jax.random.key(3), features=4, radial=4)}
 ALL = {"stillinger-weber": SW, "tersoff": TERSOFF, "sutton-chen": SILVER, "gupta": GUPTA}
 ALL["network"] = NETWORK
+TENSORS = md.MessagePassing(3.2, 3, features=4, rounds=1, radial=4, degree=2)
+ALL["tensors"] = md.Neural(3.2), {"net": TENSORS}
 LONG = ("stillinger-weber", "tersoff")  # to compile
 
 

@@ -336,6 +336,7 @@ def test_a_trajectory_with_rebuilds_is_reversed_to_the_last_bit(start):
     np.testing.assert_array_equal(back.velocities, exact.velocities)
 
 
+@pytest.mark.slow  # to compile
 def test_every_adjoint_has_the_gradient_of_all_pairs(start):
     sim, bare, dense, tiled = start
     schedule = ds.Schedule(steps=30, save_every=30)

@@ -54,6 +54,7 @@ MORSE = md.Pair(md.Morse(), 20.0, path="dense")
 GIVEN = {"epsilon": jnp.asarray(1.2), "alpha": jnp.asarray(2.0), "r0": jnp.asarray(1.1)}
 
 
+@pytest.mark.slow  # to compile
 def test_a_minimum_moves_with_the_parameters_as_differences_say():
     """Of five atoms, whose bonds are strained: the structure, and the energy by its envelope."""
     x = jnp.asarray(np.random.default_rng(4).normal(0, 0.7, (5, 3)))

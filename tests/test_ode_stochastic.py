@@ -79,7 +79,12 @@ SOLVERS = [
 ]
 
 
-LONG = (diffrax.EulerHeun, diffrax.GeneralShARK, diffrax.SlowRK)  # to compile
+LONG = (
+    diffrax.EulerHeun,
+    diffrax.GeneralShARK,
+    diffrax.SlowRK,
+    diffrax.StratonovichMilstein,
+)  # to compile
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,7 @@ def test_an_unknown_lognormal_noise():
     assert sampled_noise().converged
 
 
+@pytest.mark.slow  # to compile
 def test_shares_with_a_prior_of_dirichlets():
     """With no data the posterior is the prior: means a/Σa, Var = m(1 - m)/(Σa + 1)."""
     found, mean = sampled_noise(), DIRICHLET / DIRICHLET.sum()
@@ -263,6 +264,7 @@ def test_chains_that_disagree(wrong):
     assert float(split_rhat(x)) > 1.02
 
 
+@pytest.mark.slow  # to compile
 def test_derivatives_are_taken_as_the_adjoint_can():
     """Forward by default for few parameters, in reverse where there is no other mode: the same."""
     key = jax.random.key(0)

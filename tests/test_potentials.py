@@ -236,6 +236,7 @@ def _network_system():
     return _moved(x, 0.05), box, net
 
 
+@pytest.mark.slow  # to compile
 def test_a_network_moves_atoms_and_is_found_from_where_they_go():
     x, box, net = _network_system()
     sim = md.NVE(md.Potential(net, module="net"), 0.01)

@@ -190,3 +190,13 @@ def test_what_was_not_measured_makes_no_error_bar_smaller():
     one, other = ds.least_squares(masked), ds.least_squares(fewer)
     assert abs(one.values["k"] - other.values["k"]) < 1e-9
     assert abs(one.stderr("k") / other.stderr("k") - 1) < 1e-6
+
+
+def test_rows_of_a_target_with_lists_as_a_configuration_has_them():
+    """Data and sigma, one list a condition."""
+    target = ds.Target("y", [[1.0, 2.0], [3.0, 4.0]], [[0.1, 0.2], [0.3, 0.4]])
+    second = target.rows(np.array([1]))
+    np.testing.assert_array_equal(second.data, [[3.0, 4.0]])
+    np.testing.assert_array_equal(second.sigma, [[0.3, 0.4]])
+    one = ds.Target("y", 2.0, 0.1).rows(np.array([1]))
+    assert (one.data, one.sigma) == (2.0, 0.1)

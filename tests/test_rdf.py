@@ -1,5 +1,6 @@
 import math
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,40 @@ def test_counts_are_those_of_the_definition(monkeypatch, atoms, block):
     r, g = radial_distribution(positions - 3 * box, box, bins=bins, r_max=2.4)
     np.testing.assert_allclose(g, counted(positions, box, bins, 2.4), rtol=1e-10)
     np.testing.assert_allclose(r, (np.arange(bins) + 0.5) * 2.4 / bins, rtol=1e-12)
+
+
+@pytest.mark.parametrize("between", [(0, 0), (1, 1), (0, 1), (1, 0), (0, 2)])
+def test_counts_between_kinds(between):
+    """Pair by pair; smeared by little they are the same in wide bins; of the kind of one too."""
+    positions, box = gas(3, 30)
+    species = np.array([0] * 12 + [1] * 17 + [2])
+    a, b = (np.flatnonzero(species == kind) for kind in between)
+    d = positions[a][:, None] - positions[b]
+    d -= box * np.round(d / box)
+    r = np.sqrt((d**2).sum(axis=-1))
+    counts, edges = np.histogram(r[r > 0], 12, (0, 2.4))
+    ordered = len(a) * (len(b) - (between[0] == between[1]))
+    wanted = counts * np.prod(box) / (ordered * 4 / 3 * np.pi * np.diff(edges**3))
+    kinds: dict[str, Any] = dict(bins=12, r_max=2.4, species=species, between=between)
+    np.testing.assert_allclose(radial_distribution(positions, box, **kinds)[1], wanted, rtol=1e-10)
+    seen = RadialDistribution(**{**kinds, "species": list(species)})
+    state = types.SimpleNamespace(positions=jnp.asarray(positions), box=jnp.asarray(box))
+    np.testing.assert_allclose(seen({}, state), wanted, rtol=1e-10)
+    smeared = radial_distribution(positions, box, width=1e-6, **kinds)[1]
+    np.testing.assert_allclose(smeared, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (dict(between=(0, 1)), "needs the species"),
+        (dict(species=np.zeros(60, int), between=(0, 1)), "no such kind"),
+        (dict(species=np.zeros(6, int), between=(0, 0)), "6 entries for 60 atoms"),
+    ],
+)
+def test_kinds_that_are_not_there_are_refused(kinds, message):
+    with pytest.raises(ConfigError, match=message):
+        radial_distribution(*gas(0), r_max=2.4, **kinds)
 
 
 @pytest.mark.parametrize(("atoms", "width"), [(2, 0.0), (300, 0.0), (20, 0.1)])

@@ -58,6 +58,7 @@ def tried() -> list[dict]:
     return [job["overrides"] for job in summary()["jobs"]]
 
 
+@pytest.mark.slow  # to compile
 def test_it_finds_what_is_best(acted, capsys):
     assert run.main([*SEARCH, "search.trials=20", "search.startup=5"]) == 0
     found = summary()

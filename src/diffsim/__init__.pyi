@@ -29,11 +29,15 @@ from ._experiment import PathsStudy as PathsStudy
 from ._experiment import PosteriorFit as PosteriorFit
 from ._experiment import RatioStudy as RatioStudy
 from ._experiment import ShootingStudy as ShootingStudy
+from ._experiment import StagedFit as StagedFit
 from ._experiment import StepSizeStudy as StepSizeStudy
 from ._experiment import TruthStudy as TruthStudy
 from ._experiment import UnfittedStudy as UnfittedStudy
+from ._experiment import UnseenStudy as UnseenStudy
 from ._experiment import ValuesStudy as ValuesStudy
 from ._experiment._decorrelation_study import DecorrelationStudy as DecorrelationStudy
+from ._experiment._equilibrium_study import EquilibriumStudy as EquilibriumStudy
+from ._experiment._equilibrium_study import Motion as Motion
 from ._experiment._flow_reference import FlowReference as FlowReference
 from ._experiment._flow_reference import window_starts as window_starts
 from ._experiment._flow_reference import window_vorticity as window_vorticity

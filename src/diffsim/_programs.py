@@ -1,4 +1,4 @@
-"""Compiled programs that nobody needs any more.
+"""Compiled programs: how to get them sooner, and rid of those that nobody needs any more.
 
 JAX keeps what it compiled. On a CPU a program holds some three of the memory mappings that Linux
 allows a process, 65,530 unless told otherwise; the compilation that finds none left kills the
@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 _MAPPINGS = Path("/proc/self/maps")
 MANY = 12_000  # some three gigabytes
+RARE = (100_000, 50, 100)  # new objects, and younger collections, between two searches for cycles
 
 
 def mappings() -> int:
@@ -37,3 +39,15 @@ def release_programs(many: int = MANY) -> bool:
     with contextlib.suppress(OSError, AttributeError):  # where there is no glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free goes back to the system
     return True
+
+
+@contextlib.contextmanager
+def rare_collections() -> Iterator[None]:
+    """Inside, Python looks for garbage in cycles less often: tracing makes objects by the million,
+    and a search after each 700 of them, as is usual, takes a fifth of its time."""
+    before = gc.get_threshold()
+    gc.set_threshold(*RARE)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

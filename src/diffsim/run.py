@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import config
 from ._errors import ConfigError, nearest
 from ._outcome import FAILED, complain, conduct
-from ._programs import release_programs
+from ._programs import rare_collections, release_programs
 from ._scale import current, detected, joined, launch
 
 if TYPE_CHECKING:
@@ -63,9 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     # A kept program that is read back prints kilobytes of a false alarm on some processors: what
     # XLA calls features (`+prefer-no-gather`) no processor reports. Faults are raised, not printed.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # of jax, inherited
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     try:
-        return _dispatch(words)
+        with rare_collections():
+            return _dispatch(words)
     except ConfigError as error:
         complain(error)
         return 2
@@ -79,7 +81,7 @@ def task(_: Any) -> float:
     from . import _sweep
 
     job = _sweep.assigned()
-    with _sweep.claimed(job) as found:
+    with rare_collections(), _sweep.claimed(job) as found:
         if found is None:
             return FAILED
         objective, code = _job(*found, poll=_sweep.poll(job.record))

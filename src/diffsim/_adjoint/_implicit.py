@@ -108,5 +108,5 @@ class Implicit(AbstractAdjoint):
         solution = lx.linear_solve(operator, unit, solver, throw=False)
         # told by what is left, since a solver may break down on a singular system it has solved
         left = jnp.max(jnp.abs(matvec(solution.value) - unit), initial=0)
-        good = (left <= 1e3 * rtol) | (scale == 0)
+        good = ((left <= 1e3 * rtol) | (scale == 0)) & jnp.isfinite(scale)
         return jnp.where(good, jnp.where(scale > 0, solution.value * scale, 0), jnp.nan)

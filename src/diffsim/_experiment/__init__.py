@@ -13,8 +13,10 @@ from ._fitted_studies import TruthStudy as TruthStudy
 from ._posterior import PosteriorFit as PosteriorFit
 from ._session import Session as Session
 from ._shooting_study import ShootingStudy as ShootingStudy
+from ._staged import StagedFit as StagedFit
 from ._studies import AdjointStudy as AdjointStudy
 from ._studies import StepSizeStudy as StepSizeStudy
 from ._unfitted_study import UnfittedStudy as UnfittedStudy
+from ._unseen_study import UnseenStudy as UnseenStudy
 from ._values_studies import FrequencyStudy as FrequencyStudy
 from ._values_studies import ValuesStudy as ValuesStudy

@@ -23,7 +23,7 @@ from .._schedule import Schedule
 from .._simulation import AbstractSimulation
 from .._solve import default_adjoint
 from .._store import RunDirectory, peak_bytes, provenance
-from ._fits import AbstractFitTask, OptaxFit
+from ._fits import AbstractFitTask
 from ._session import RESTART_SECONDS, Session
 from ._simulate import simulate
 from ._studies import AbstractStudy
@@ -74,7 +74,7 @@ class Experiment:
         del compilation_cache  # of the process, which the command line sees to
         self.name, self.question, self.seed, self.chunk = name, question, seed, chunk
         self.simulation, self.fit = simulation, fit
-        modes = ("reverse",) if isinstance(fit, OptaxFit) else ("forward",)
+        modes = ("forward",) if fit is None else fit.modes
         self.adjoint = default_adjoint(simulation, modes) if adjoint is None else adjoint
         self.placement = placement or SingleDevice()
         self.laws, self.studies = tuple(laws), tuple(studies)
@@ -160,6 +160,12 @@ class Experiment:
         other = copy.copy(self)
         other.adjoint = adjoint
         adjoint.check(self.simulation)
+        return other
+
+    def with_problem(self, problem: Problem) -> Experiment:
+        """The same experiment, of a part of its problem or from elsewhere."""
+        other = copy.copy(self)
+        other.problem = problem
         return other
 
     def run(

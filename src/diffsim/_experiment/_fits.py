@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import equinox as eqx
@@ -28,6 +28,7 @@ from .._fit import (
 from .._problem import Problem
 from .._statistics import blocking
 from .._store import write_parameters
+from ._horizons import check_horizons, check_steps, found_values, free_values, over_horizons
 from ._reporting import Reporting
 from ._series import series
 from ._session import Session
@@ -46,6 +47,11 @@ class AbstractFitTask(eqx.Module):
     ) -> FitResult:
         """Run the fit; `former`: once more, from where that one ended (None: an earlier session
         knows it)."""
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """What it asks of an adjoint: "forward" (least squares, draws), "reverse" (descents)."""
+        return ("forward",)
 
     def check_own(self, experiment: Experiment) -> None:
         """Refuse what this fit in particular cannot do."""
@@ -130,6 +136,9 @@ class LeastSquaresFit(AbstractFitTask):
     tol: float = 1e-10
     horizons: tuple[int, ...] = eqx.field(converter=tuple, default=())
 
+    def __check_init__(self):
+        check_steps(self.steps)
+
     def check_own(self, experiment: Experiment) -> None:
         check_squares(experiment.problem)
         check_horizons(self.horizons, experiment.problem)
@@ -177,6 +186,13 @@ class OptaxFit(AbstractFitTask):
     uncertainty: Literal["laplace"] | None = None
     horizons: tuple[int, ...] = eqx.field(converter=tuple, default=())
 
+    def __check_init__(self):
+        check_steps(self.steps)
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        return ("reverse",)
+
     def check_own(self, experiment: Experiment) -> None:
         check_horizons(self.horizons, experiment.problem)
         if self.batch is not None:
@@ -189,7 +205,9 @@ class OptaxFit(AbstractFitTask):
         again, former = "former" in further, further.pop("former", None)
         problem = experiment.problem
         if again:
-            start = memory.once("start", free_values(problem), lambda: _free(problem, former))
+            start = memory.once(
+                "start", free_values(problem), lambda: found_values(problem, former)
+            )
             problem = problem.starting_at(start)
 
         def one(problem: Problem, memory: Memory) -> FitResult:
@@ -210,42 +228,6 @@ class OptaxFit(AbstractFitTask):
             )
 
         return over_horizons(one, problem, () if again else self.horizons, memory)
-
-
-def check_horizons(horizons: tuple[int, ...], problem: Problem) -> None:
-    """Refuse horizons that the schedule does not have, or that do not grow."""
-    for saves in horizons:
-        problem.until(saves)
-    if list(horizons) != sorted(set(horizons)):
-        raise ConfigError("must increase", key="fit.horizons", value=horizons)
-
-
-def over_horizons(
-    solve: Callable[[Problem, Memory], FitResult],
-    problem: Problem,
-    horizons: tuple[int, ...],
-    memory: Memory = FORGETFUL,
-) -> FitResult:
-    """A fit of each horizon and of the whole, each from where the one before ended."""
-    for saves in horizons:
-        part = problem.until(saves)
-        inner = memory.within(f"until {saves}")
-
-        def fitted(part: Problem = part, inner: Memory = inner) -> dict[str, Any]:
-            return _free(part, solve(part, inner))
-
-        problem = problem.starting_at(memory.once(f"after {saves}", free_values(problem), fitted))
-    return solve(problem, memory)
-
-
-def free_values(problem: Problem) -> dict[str, Any]:
-    """The free parameters at their starting values, in their own units."""
-    values = problem.values(problem.initial())
-    return {name: values[name] for name in problem.free}
-
-
-def _free(problem: Problem, found: FitResult) -> dict[str, Any]:
-    return {name: found.values[name] for name in problem.free}
 
 
 def parameters(experiment: Experiment, result: FitResult) -> dict[str, Any]:

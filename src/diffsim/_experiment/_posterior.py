@@ -22,7 +22,8 @@ from .._fit import (
     posterior,
 )
 from .._store.draws import write_draws
-from ._fits import AbstractFitTask, free_values
+from ._fits import AbstractFitTask
+from ._horizons import free_values
 from ._series import series
 from ._session import Session
 

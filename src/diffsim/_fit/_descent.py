@@ -151,6 +151,7 @@ class Descent:
         began = time.perf_counter()
         loss, gradient, prediction, facts = self.evaluator.at(z, self.mask)
         point = Iterate(z, float(loss), gradient, prediction)
+        self._check_finite(point)
         if facts["resampled"] and self.problem.entropies:
             self.best = None  # its free energies count from where other samples were drawn
         self._keep(point)
@@ -165,6 +166,23 @@ class Descent:
         self.history.append(record)
         self.evaluator.watch("iteration", record)
         return point
+
+    def _check_finite(self, point: Iterate) -> None:
+        """Refuse what no optimiser can go on from, by the names of those that made it so."""
+        for what, values in (("loss", point.loss), ("gradient", point.gradient)):
+            if not np.all(np.isfinite(values)):
+                lost = [
+                    target.label
+                    for target, value in zip(
+                        self.problem.targets, point.prediction.values, strict=True
+                    )
+                    if not np.all(np.isfinite(value))
+                ]
+                by = f": {', '.join(lost)} came out as none" if lost else ""
+                raise SimulationError(
+                    f"the {what} is not a finite number in iteration {len(self.history)}{by}",
+                    advice="other starting values, or bounds; sqrt, log or |.| at zero in a model",
+                )
 
     def _keep(self, point: Iterate) -> None:
         """The best so far, and for how long it has been about that."""

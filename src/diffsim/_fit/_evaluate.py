@@ -106,8 +106,8 @@ def residuals_and_jacobian(z: Array, unravel: Callable[[Array], Any], run: Run) 
     """r, ∂r/∂z (residuals, parameters) and the prediction; forward mode where the adjoint has
     it."""
     fn = lambda z: run.residuals(unravel(z))  # noqa: E731
-    if isinstance(run.adjoint, ForwardMode):
-        return pushed(fn, z, run.adjoint.chunk)
+    if isinstance(run.adjoint, (ForwardMode, Reweight)):
+        return pushed(fn, z, _chunk(run.adjoint))
     if "forward" in run.adjoint.modes:
         value, push, prediction = jax.linearize(fn, z, has_aux=True)
         return value, jax.vmap(push)(jnp.eye(z.size, dtype=z.dtype)).T, prediction
@@ -116,13 +116,17 @@ def residuals_and_jacobian(z: Array, unravel: Callable[[Array], Any], run: Run) 
     return value, jacobian, prediction
 
 
+def _chunk(adjoint: AbstractAdjoint) -> int | None:
+    return adjoint.chunk if isinstance(adjoint, ForwardMode) else None
+
+
 def loss_and_gradient(z: Array, unravel: Callable[[Array], Any], run: Run) -> Evaluation:
-    """The loss, its gradient in z and the prediction; forward mode only over samples, whose reverse
-    pass would keep every pair, and where the adjoint has no other."""
+    """The loss, its gradient in z and the prediction; forward mode only over samples, of which
+    a reverse pass would keep every pair (and so would `linearize`), and where there is no other."""
     fn = lambda z: run.loss(unravel(z))  # noqa: E731
-    if isinstance(run.adjoint, ForwardMode):
-        return pushed(fn, z, run.adjoint.chunk)
-    if isinstance(run.adjoint, Reweight) or "reverse" not in run.adjoint.modes:
+    if isinstance(run.adjoint, (ForwardMode, Reweight)):
+        return pushed(fn, z, _chunk(run.adjoint))
+    if "reverse" not in run.adjoint.modes:
         value, push, prediction = jax.linearize(fn, z, has_aux=True)
         return value, jax.vmap(push)(jnp.eye(z.size, dtype=z.dtype)), prediction
     (value, prediction), gradient = jax.value_and_grad(fn, has_aux=True)(z)

@@ -44,7 +44,7 @@ class Target(eqx.Module):
 
     observable: str = eqx.field(static=True)
     data: Any = eqx.field(converter=_array)
-    sigma: Any = 1.0
+    sigma: Any = eqx.field(default=1.0, converter=_array)
     weight: float = eqx.field(default=1.0, kw_only=True)
     unit: str | None = eqx.field(static=True, default=None, kw_only=True)
     name: str = eqx.field(static=True, default="", kw_only=True)
@@ -113,7 +113,7 @@ class Target(eqx.Module):
         )
 
     def _rows_of_sigma(self, conditions: Array | np.ndarray) -> Any:
-        per_condition = np.ndim(self.sigma) == np.ndim(self.data) and len(self.sigma) > 1
+        per_condition = 0 < np.ndim(self.sigma) == np.ndim(self.data) and len(self.sigma) > 1
         return _rows(self.sigma, conditions) if per_condition else self.sigma
 
     def check_shapes(self, conditions: int, saves: int, observed: tuple[int, ...]) -> None:

@@ -24,7 +24,8 @@ def write_parameters(path: Path, values: Mapping[str, Any]) -> None:
         for name, tree in values.items():
             group = file.create_group(name)
             for place, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-                group.create_dataset(_key(place), data=np.asarray(leaf))
+                if not callable(leaf):  # what a network does is in its class, not in the file
+                    group.create_dataset(_key(place), data=np.asarray(leaf))
     os.replace(partial, path)
 
 
@@ -45,17 +46,25 @@ def fitted(file: str | os.PathLike[str], name: str, like: Any = None) -> Any:
     with opened(file) as held:
         if not isinstance(held.get(name, getlink=True), h5py.HardLink):
             raise ConfigError("no such parameter", key="name", value=name, allowed=held)
-        found = [_leaf(held[name], _key(place), name) for place, _ in places]
+        found: list[Any] = [
+            x if callable(x) else _leaf(held[name], _key(place), name) for place, x in places
+        ]
     for (place, leaf), value in zip(places, found, strict=True):
-        if like is not None and np.shape(leaf) != value.shape:
+        if like is not None and not callable(leaf) and np.shape(leaf) != value.shape:
             raise ConfigError(
                 f"{_key(place)} has shape {value.shape}", key="like", value=np.shape(leaf)
             )
     arrays = [
-        value if like is None else jax.numpy.asarray(value, np.asarray(leaf).dtype)
+        value if like is None or callable(leaf) else _like(value, leaf)
         for (_, leaf), value in zip(places, found, strict=True)
     ]
     return jax.tree_util.tree_unflatten(structure, arrays)
+
+
+def _like(value: np.ndarray, leaf: Any) -> Any:
+    import jax
+
+    return jax.numpy.asarray(value, np.asarray(leaf).dtype)
 
 
 def _key(place: tuple[Any, ...]) -> str:

@@ -11,10 +11,15 @@ from ._conditions import state_points as state_points
 from ._constraints import Constraints as Constraints
 from ._coulomb import Coulomb as Coulomb
 from ._coulomb import coulomb_constant as coulomb_constant
+from ._cubic import Cubic as Cubic
+from ._cubic import CubicCrystal as CubicCrystal
+from ._descents import FIRE as FIRE
+from ._descents import LBFGS as LBFGS
 from ._eam import EAM as EAM
 from ._eam import Exponential as Exponential
 from ._eam import SquareRoot as SquareRoot
 from ._eam import sutton_chen as sutton_chen
+from ._elastic import elastic_constants as elastic_constants
 from ._exclusions import Exclusions as Exclusions
 from ._exclusions import exclusions as exclusions
 from ._fluctuations import Estimate as Estimate
@@ -31,11 +36,8 @@ from ._many_body import Environment as Environment
 from ._message_passing import FlaxModule as FlaxModule
 from ._message_passing import MessagePassing as MessagePassing
 from ._message_passing import Neural as Neural
-from ._minimise import FIRE as FIRE
-from ._minimise import LBFGS as LBFGS
 from ._minimise import Minimisation as Minimisation
 from ._minimise import Minimum as Minimum
-from ._minimise import elastic_constants as elastic_constants
 from ._minimise import minimise as minimise
 from ._nose_hoover import NoseHoover as NoseHoover
 from ._npt import NPT as NPT
@@ -95,4 +97,5 @@ from ._water import water_box as water_box
 from ._water import water_exclusions as water_exclusions
 from ._water import water_parameters as water_parameters
 from ._water import water_species as water_species
+from ._water import water_states as water_states
 from ._window import TimeCorrelation as TimeCorrelation

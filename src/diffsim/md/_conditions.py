@@ -44,7 +44,7 @@ def state_points(
         densities = np.asarray(
             [number_density(d, molar_mass, system, density_unit=density_unit) for d in densities]
         )
-    held = {} if pressure is None else {"pressure": _pressures(pressure, pressure_unit, system)}
+    held = {} if pressure is None else {"pressure": pressures(pressure, pressure_unit, system)}
     for key, values in held.items():
         if values.shape != temperatures.shape:
             raise ConfigError(
@@ -60,7 +60,8 @@ def state_points(
     }
 
 
-def _pressures(pressure: Any, unit: str | None, system: UnitSystem) -> np.ndarray:
+def pressures(pressure: Any, unit: str | None, system: UnitSystem) -> np.ndarray:
+    """Pressures in the system's own unit, (states,)."""
     values = np.atleast_1d(np.asarray(pressure, dtype=float))
     if not np.all(np.isfinite(values)):
         raise ConfigError("must be finite", key="pressure")

@@ -86,6 +86,12 @@ class Constraints(eqx.Module):
         )
         return d - (both[:, :3] / both[:, 3:])[molecule]
 
+    def centres(self, x: Array, masses: Array, box: Array) -> Array:
+        """Centres of mass of molecules and free atoms, (bodies, 3), each as far from the box as its
+        first atom."""
+        _, first = _molecules(self.pairs, len(x))
+        return (x - self.offsets(x, masses, box))[np.unique(first)]
+
     def check(self, positions: Any, box: Any) -> None:
         """Host side: refuse atoms that do not exist, and bonds far from their lengths."""
         x, edges = np.asarray(positions), np.asarray(box)

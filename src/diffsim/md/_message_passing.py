@@ -22,41 +22,51 @@ class MessagePassing(eqx.Module):
 
     m_i = Σ_j c(r_ij) R(r_ij) ∘ h_j   and   v_i = Σ_j c(r_ij) V(r_ij) ∘ h_j  (x_j - x_i)/r_ij:
 
-    scalars and vectors of what is around, whose lengths tell angles. R and V are linear in Bessel
+    scalars and vectors of what is around, whose lengths tell angles by their cosines; with
+    `degree=2` |t_i|² too, of t_i = Σ_j c T ∘ h_j (u uᵀ - 1/3), u = (x_j - x_i)/r_ij, by the
+    cosines' squares: what holds tetrahedra in shape. R, V and T are linear in Bessel
     functions sin(kπr/rc)/r; c = (1 - (r/rc)²)³ takes energies, forces and their derivatives to zero
     at the cutoff. The same under rotations, reflections, translations and exchange of equal atoms.
-    Called with an `Environment`, it gives the energy of each atom. Made with `key`:
+    Called with an `Environment`, it gives the energy of each atom.
 
-    **Arguments:** `cutoff`; `key`; `features`, numbers an atom (default 16); `rounds` (2): an atom
-    feels what is within rounds times the cutoff; `radial`, functions of the distance (8); `kinds`
-    of atoms (1). About 6,000 parameters as it stands. Ideas: Schütt et al. 2021, arXiv:2102.03150.
+    **Arguments:** `cutoff`; `key`, or a seed; `features`, numbers an atom (default 16); `rounds`
+    (2): an atom feels what is within rounds times the cutoff; `radial`, functions of the distance
+    (8); `kinds` of atoms (1); `degree` of the tensors, 1 (the default) or 2. About 6,000 parameters
+    as it stands. Ideas: Schütt et al. 2021, arXiv:2102.03150.
     """
 
     embedding: Array
-    messages: list[Array]  # (radial, 2 features) each
+    messages: list[Array]  # (radial, (degree + 1) features) each
     updates: list[eqx.nn.MLP]
     readout: eqx.nn.MLP
     cutoff: float = eqx.field(static=True)
     radial: int = eqx.field(static=True)
+    degree: int = eqx.field(static=True)
 
     def __init__(
         self,
         cutoff: float,
-        key: PRNGKeyArray,
+        key: PRNGKeyArray | int,
         features: int = 16,
         rounds: int = 2,
         radial: int = 8,
         kinds: int = 1,
+        degree: int = 1,
     ):
+        if degree not in (1, 2):
+            raise ConfigError("no such degree", key="degree", value=degree, allowed=("1", "2"))
+        parts = degree + 1
+        key = jax.random.key(key) if isinstance(key, int) else key
         keys = jax.random.split(key, 2 * rounds + 2)
-        self.cutoff, self.radial = float(cutoff), radial
+        self.cutoff, self.radial, self.degree = float(cutoff), radial, degree
         self.embedding = jax.random.normal(keys[0], (kinds, features))
         size = math.sqrt(radial)
-        self.messages = [jax.random.normal(k, (radial, 2 * features)) / size for k in keys[2::2]]
+        shape = radial, parts * features
+        self.messages = [jax.random.normal(k, shape) / size for k in keys[2::2]]
         mlp = lambda inputs, outputs, key: eqx.nn.MLP(  # noqa: E731
             inputs, outputs, features, 1, activation=jax.nn.silu, key=key
         )
-        self.updates = [mlp(2 * features, features, k) for k in keys[3::2]]
+        self.updates = [mlp(parts * features, features, k) for k in keys[3::2]]
         self.readout = mlp(features, 1, keys[1])
 
     def __call__(self, around: Environment) -> Float[Array, " atoms"]:
@@ -64,11 +74,12 @@ class MessagePassing(eqx.Module):
         basis = self._basis(around)
         unit = around.d / around.r[..., None]
         for weights, update in zip(self.messages, self.updates, strict=True):
-            scalar, vector = jnp.split(basis @ weights, 2, axis=-1)
+            scalar, *tensors = jnp.split(basis @ weights, self.degree + 1, axis=-1)
             there = h[around.index]
-            m = jnp.sum(scalar * there, axis=1)
-            v = jnp.einsum("ijf,ijk->ifk", vector * there, unit)
-            h = h + jax.vmap(update)(jnp.concatenate([m, jnp.sum(v * v, axis=-1)], axis=-1))
+            seen = [jnp.sum(scalar * there, axis=1)]
+            for order, radial in enumerate(tensors, 1):
+                seen.append(_squared(radial * there, unit, order))
+            h = h + jax.vmap(update)(jnp.concatenate(seen, axis=-1))
         return jax.vmap(self.readout)(h)[:, 0]
 
     def _basis(self, around: Environment) -> Array:
@@ -77,6 +88,15 @@ class MessagePassing(eqx.Module):
         envelope = jnp.where(around.near, (1 - jnp.minimum(x, 1) ** 2) ** 3, 0)
         k = jnp.arange(1, self.radial + 1, dtype=x.dtype) * math.pi
         return envelope[..., None] * jnp.sin(k * x[..., None]) / x[..., None]
+
+
+def _squared(weights: Array, unit: Array, order: int) -> Array:
+    """|Σ_j w_j u_j|², of order 2 |Σ_j w_j (u_j u_jᵀ - 1/3)|²; weights (atoms, slots, features)."""
+    if order == 1:
+        v = jnp.einsum("ijf,ijk->ifk", weights, unit)
+        return jnp.sum(v * v, axis=-1)
+    t = jnp.einsum("ijf,ijk,ijl->ifkl", weights, unit, unit)
+    return jnp.sum(t * t, axis=(-2, -1)) - jnp.sum(weights, axis=1) ** 2 / 3
 
 
 class Neural(AbstractManyBody):

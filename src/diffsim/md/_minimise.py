@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import abstractmethod
-from typing import Any
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -17,112 +16,10 @@ from .._errors import ConfigError, SimulationError
 from .._schedule import Schedule
 from .._simulation import RESULTS, AbstractSimulation
 from .._solve import Solution, solve
+from ._descents import FIRE, LBFGS, AbstractDescent, Rest
 from ._potential import AbstractPotential
 
-
-class AbstractDescent(eqx.Module):
-    """One move downhill: from the gradient where it stands, and what it remembers."""
-
-    @abstractmethod
-    def init(self, x: Array) -> PyTree:
-        """What is remembered at the start."""
-
-    @abstractmethod
-    def move(self, force: Array, x: Array, memory: PyTree) -> tuple[Array, PyTree]:
-        """The step from x along -∇U = `force`, and what to remember."""
-
-
-class FIRE(AbstractDescent):
-    """Damped dynamics that stops where it goes uphill: robust from any start.
-
-    **Arguments:** `dt`, first step in units of √(length/force): about a tenth of a vibration;
-    `longest`, of steps, in dt; `reach` [length], the most that an atom moves in one. Source:
-    Bitzek et al. 2006, doi:10.1103/PhysRevLett.97.170201 (with the published numbers).
-    """
-
-    dt: float = eqx.field(static=True, default=0.01)
-    longest: float = eqx.field(static=True, default=10.0)
-    reach: float = eqx.field(static=True, default=0.1)
-
-    def init(self, x: Array) -> PyTree:
-        number = lambda v: jnp.asarray(v, x.dtype)  # noqa: E731
-        return jnp.zeros_like(x), number(self.dt), number(0.1), jnp.zeros((), jnp.int32)
-
-    def move(self, force: Array, x: Array, memory: PyTree) -> tuple[Array, PyTree]:
-        v, dt, alpha, downhill = memory
-        v = v + dt * force
-        on = jnp.vdot(force, v) > 0
-        size = jnp.linalg.norm(v) / jnp.maximum(jnp.linalg.norm(force), jnp.finfo(x.dtype).tiny)
-        mixed = (1 - alpha) * v + alpha * size * force
-        downhill = jnp.where(on, downhill + 1, 0)
-        faster = downhill > 5
-        longest = self.longest * self.dt
-        dt = jnp.where(on, jnp.where(faster, jnp.minimum(1.1 * dt, longest), dt), 0.5 * dt)
-        alpha = jnp.where(on, jnp.where(faster, 0.99 * alpha, alpha), 0.1)
-        v = jnp.where(on, mixed, jnp.zeros_like(v))
-        return _within(dt * v, self.reach), (v, dt, alpha, downhill)
-
-
-class LBFGS(AbstractDescent):
-    """Quasi-Newton steps from the last `history` moves: fewest evaluations near a minimum.
-
-    **Arguments:** `history`; `reach` [length], the most that an atom moves in one step; `scale`
-    [length²/energy], of the first step. Where curvature is negative a move is forgotten, so that
-    it goes downhill all the same. Source: Liu & Nocedal 1989, doi:10.1007/BF01589116.
-    """
-
-    history: int = eqx.field(static=True, default=20)
-    reach: float = eqx.field(static=True, default=0.1)
-    scale: float = eqx.field(static=True, default=0.01)
-
-    def init(self, x: Array) -> PyTree:
-        moves = jnp.zeros((self.history, *x.shape), x.dtype)
-        return moves, moves, jnp.zeros(self.history, x.dtype), jnp.zeros_like(x), jnp.zeros_like(x)
-
-    def move(self, force: Array, x: Array, memory: PyTree) -> tuple[Array, PyTree]:
-        moves, turns, weights, before, last = memory
-        turned = last - force  # gradients: the other sign
-        curved = jnp.vdot(before, turned)
-        good = curved > 1e-12 * jnp.vdot(before, before)
-        weight = jnp.where(good, 1 / jnp.where(good, curved, 1), 0)
-        push = lambda all_, new: jnp.concatenate([all_[1:], new[None]])  # noqa: E731
-        moves, turns, weights = push(moves, before), push(turns, turned), push(weights, weight)
-        step = self._two_loops(force, moves, turns, weights)
-        step = jnp.where(jnp.vdot(step, force) > 0, step, self.scale * force)
-        step = _within(step, self.reach)
-        return step, (moves, turns, weights, step, force)
-
-    def _two_loops(self, force: Array, moves: Array, turns: Array, weights: Array) -> Array:
-        def back(q: Array, k: Any) -> tuple[Array, Array]:
-            s, y, rho = k
-            a = rho * jnp.vdot(s, q)
-            return q - a * y, a
-
-        def forth(z: Array, k: Any) -> tuple[Array, None]:
-            s, y, rho, a = k
-            return z + s * (a - rho * jnp.vdot(y, z)), None
-
-        q, shares = jax.lax.scan(back, force, (moves, turns, weights), reverse=True)
-        last = jnp.vdot(turns[-1], turns[-1])
-        known = (weights[-1] > 0) & (last > 0)
-        size = jnp.where(known, 1 / jnp.where(known, weights[-1] * last, 1), self.scale)
-        return jax.lax.scan(forth, size * q, (moves, turns, weights, shares))[0]
-
-
-class _Rest(AbstractDescent):
-    """Stays where it is."""
-
-    def init(self, x: Array) -> PyTree:
-        return ()
-
-    def move(self, force: Array, x: Array, memory: PyTree) -> tuple[Array, PyTree]:
-        return jnp.zeros_like(x), memory
-
-
-def _within(step: Array, reach: float) -> Array:
-    """The step, shortened where an atom would go farther."""
-    longest = jnp.max(jnp.linalg.norm(step, axis=-1))
-    return step * jnp.minimum(1, reach / jnp.maximum(longest, jnp.finfo(step.dtype).tiny))
+Cell = Literal["fixed", "isotropic", "edges"]
 
 
 class MinimumState(eqx.Module):
@@ -146,16 +43,25 @@ class Minimisation(AbstractSimulation):
 
     params: those of the potential; or `{"potential": ..., "strain": (3,)}` with `strained=True`,
     then the box is L (1 + strain), atoms going along. `init` takes `positions` and `box`.
+
+    `cell`: "fixed"; or the box goes to its minimum too, ∂U/∂ε = 0 for stretches ε of box and atoms,
+    "isotropic" (as one) or "edges" (each by itself). `largest_force` and `tolerance` then count
+    ∂U/∂ε over ℓ = N^½ (V/N)^⅓, in which a stretch is about as stiff as an atom's place.
     """
 
     potential: AbstractPotential
     descent: AbstractDescent = eqx.field(default_factory=FIRE)
     tolerance: float = eqx.field(static=True, default=1e-6)
     strained: bool = eqx.field(static=True, default=False)
+    cell: Cell = eqx.field(static=True, default="fixed")
 
     def __check_init__(self):
         if not self.tolerance > 0:
             raise ConfigError("must be positive", key="tolerance", value=self.tolerance)
+        if self.cell not in get_args(Cell):
+            raise ConfigError("unknown", key="cell", value=self.cell, allowed=get_args(Cell))
+        if self.strained and self.cell != "fixed":
+            raise ConfigError("a box that is free has no strain", key="cell", allowed="fixed")
 
     def init(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, params: PyTree, key: PRNGKeyArray | None = None, *, positions: Any, box: Any
@@ -165,12 +71,30 @@ class Minimisation(AbstractSimulation):
         given, _, whole = self._scaled(params, x, edges)
         neighbours = self.potential.allocate(given, x, whole)
         force = self.potential.forces(given, x, whole, neighbours)
-        return MinimumState(
-            x, edges, _largest(force), self.descent.init(x), jnp.zeros((), jnp.int32), neighbours
-        )
+        force = self._with_pull(force, given, x, whole, neighbours)
+        memory, begin = self.descent.init(jnp.zeros_like(force)), jnp.zeros((), jnp.int32)
+        return MinimumState(x, edges, _largest(force), memory, begin, neighbours)
+
+    def _with_pull(
+        self, force: Array, params: PyTree, x: Array, box: Array, neighbours: Any
+    ) -> Array:
+        """Forces, and -∂U/∂ε/ℓ as one more row where the box is free."""
+        if self.cell == "fixed":
+            return force
+
+        def stretched(e: Array) -> Array:
+            return self.potential.driving_energy(params, x * (1 + e), box * (1 + e), neighbours)
+
+        pull = -jax.grad(stretched)(jnp.zeros_like(box))
+        if self.cell == "isotropic":
+            pull = jnp.full_like(pull, jnp.mean(pull))
+        return jnp.concatenate([force, pull[None] / _length(x, box)])
 
     def _scaled(self, params: PyTree, x: Array, box: Array) -> tuple[PyTree, Array, Array]:
-        """Parameters of the potential, positions and box as strained."""
+        """Parameters of the potential, positions and box as strained; a box that keeps its shape
+        as one number, in what depends on it."""
+        if self.cell == "isotropic":
+            box = _in_shape(box)
         if not self.strained:
             return params, x, box
         stretch = 1 + params["strain"]
@@ -182,23 +106,36 @@ class Minimisation(AbstractSimulation):
         force = self.potential.forces(given, x, box, neighbours)
         if self.strained:
             force = force * (1 + params["strain"])
+        force = self._with_pull(force, given, x, box, neighbours)
         there = jax.lax.stop_gradient(_largest(force) <= self.tolerance)
-        held = jax.lax.stop_gradient((force, state.positions, state.memory))
+        held = jax.lax.stop_gradient((force, jnp.zeros_like(force), state.memory))
         move, memory = self.descent.move(*held)
         memory = jax.tree.map(lambda new, old: jnp.where(there, old, new), memory, held[2])
         move = jnp.where(there, 0, move)
         # The value is the descent's, the derivative that of a small step along the force.
-        # Its mean is rounding, and a shift of all atoms is no way to a minimum.
         slope = force - jax.lax.stop_gradient(force)
-        slope = slope - jnp.mean(slope, axis=0)
+        x, box = self._moved(state.positions, state.box, move, slope)
         return MinimumState(
-            state.positions + jax.lax.stop_gradient(move) + slope,
-            state.box,
+            x,
+            box,
             jax.lax.stop_gradient(_largest(force)),
             jax.lax.stop_gradient(memory),
             state.step + 1,
             neighbours,
         )
+
+    def _moved(self, x: Array, box: Array, move: Array, slope: Array) -> tuple[Array, Array]:
+        """Positions and box after a move, the derivative that of `slope`. Its mean over the atoms
+        is rounding, and a shift of all atoms is no way to a minimum."""
+        atoms, move = len(x), jax.lax.stop_gradient(move)
+        along = slope[:atoms] - jnp.mean(slope[:atoms], axis=0)
+        if self.cell == "fixed":
+            return x + move + along, box
+        edges = jax.lax.stop_gradient(box)
+        length = _length(x, edges)
+        stretch, gain = move[atoms] / length, slope[atoms] / length
+        dragged = jax.lax.stop_gradient(x) * stretch
+        return x + dragged + move[:atoms] + along, box + edges * (stretch + gain)
 
     def observe(self, params: PyTree, state: MinimumState) -> dict[str, Array]:
         given, x, box = self._scaled(params, state.positions, state.box)
@@ -213,6 +150,17 @@ class Minimisation(AbstractSimulation):
         result = RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite)
         over = self.potential.overflowed(state.neighbours)
         return RESULTS.where(over, RESULTS.neighbour_overflow, result)
+
+
+def _in_shape(box: Array) -> Array:
+    """The box, what depends on it by its size alone."""
+    held = jax.lax.stop_gradient(box)
+    return held * jnp.mean(box / held)
+
+
+def _length(x: Array, box: Array) -> Array:
+    """ℓ = N^½ (V/N)^⅓: what makes a stretch a move."""
+    return jax.lax.stop_gradient(len(x) ** 0.5 * (jnp.prod(box) / len(x)) ** (1 / 3))
 
 
 def _largest(force: Array) -> Array:
@@ -252,22 +200,24 @@ def minimise(
     tolerance: float = 1e-6,
     max_steps: int = 10_000,
     strain: Any = None,
+    cell: Cell = "fixed",
 ) -> Minimum:
     """x* = argmin U(θ, x), whose derivatives in θ are those of the implicit function theorem.
 
-    positions: (atoms, 3) to start from; box: (3,), fixed
+    positions: (atoms, 3) to start from; box: (3,), the same
     descent: `FIRE()`, or `LBFGS()` (the default), for starts that are not far off
     tolerance: the largest force on an atom at the end [energy/length]
     strain: (3,), stretches box and atoms by 1 + strain first; derivatives in it are there too, and
         `positions` are those before the stretch
+    cell: "fixed", or whether the box comes to rest too: "isotropic", or its "edges" one by one
 
     Nothing of the descent enters the gradient (`ds.Implicit`), which is NaN where it has not
-    arrived; energy, positions and whatever follows from them have gradients in `params`, in both
-    modes. In jit and vmap too; there a neighbour structure is not made, but all pairs are taken.
+    arrived; all of the minimum has gradients in `params`, in both modes. In jit and vmap too;
+    there a neighbour structure is not made, but all pairs are taken.
     """
     strained = strain is not None
     chosen = descent if descent is not None else LBFGS()
-    sim = Minimisation(potential, chosen, tolerance, strained)
+    sim = Minimisation(potential, chosen, tolerance, strained, cell)
     given = {"potential": params, "strain": jnp.asarray(strain)} if strained else params
     frozen = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, given)
     state = sim.init(frozen, positions=positions, box=jax.lax.stop_gradient(jnp.asarray(box)))
@@ -276,9 +226,11 @@ def minimise(
     arrived = last.state.largest_force <= tolerance
     unfinished = RESULTS.where(arrived, RESULTS.not_converged, RESULTS.max_steps_reached)
     result = RESULTS.where(arrived & (last.first_bad_step < 0), RESULTS.successful, unfinished)
+    x, box = _where_known((last.state.positions, last.state.box), arrived)
+    centre = jnp.mean(x, axis=0)
     return Minimum(
-        last.state.positions,
-        last.state.box,
+        x - (centre - jax.lax.stop_gradient(centre)),  # a pull on all atoms alike is rounding
+        _in_shape(box) if cell == "isotropic" else box,
         energy,
         last.state.largest_force,
         state.step,
@@ -286,11 +238,24 @@ def minimise(
     )
 
 
+@jax.custom_jvp
+def _where_known(x: PyTree, known: Array) -> PyTree:
+    """x, whose derivative is NaN where it is not known."""
+    del known
+    return x
+
+
+@_where_known.defjvp
+def _(primals: Any, tangents: Any) -> tuple[PyTree, PyTree]:
+    sure = jnp.where(primals[1], 1.0, jnp.nan)
+    return _where_known(*primals), jax.tree.map(lambda t: t * sure.astype(t.dtype), tangents[0])
+
+
 @eqx.filter_jit
 def _settled(sim: Minimisation, params: PyTree, state: MinimumState) -> tuple[Solution, Array]:
     """One more step, which has the derivatives, and the energy there."""
     # without the descent's memory: the linear system is that of the positions alone
-    sim = Minimisation(sim.potential, _Rest(), sim.tolerance, sim.strained)
+    sim = Minimisation(sim.potential, Rest(), sim.tolerance, sim.strained, sim.cell)
     state = dataclasses.replace(state, memory=())
     end = solve(sim, params, state, schedule=Schedule(steps=1), adjoint=Implicit())
     dynamic, static = eqx.partition(params, eqx.is_inexact_array)
@@ -342,24 +307,3 @@ def _descended(
         given, x, box = sim._scaled(params, state.positions, state.box)
         more = sim.potential.allocate(given, x, box, end.neighbours)
         state = eqx.tree_at(lambda s: s.neighbours, state, more)
-
-
-def elastic_constants(
-    potential: AbstractPotential, params: PyTree, positions: Any, box: Any, **options: Any
-) -> Float[Array, "3 3"]:
-    """C_ab = (1/V) ∂²U*/∂e_a ∂e_b at zero strain, U* the energy with atoms at rest: the block of
-    C₁₁, C₁₂, ... for stretches e along the box [energy/length³].
-
-    Atoms that shift inside the cell when it is stretched are followed by the implicit function
-    theorem, so that there is no strain to choose. `positions`, `box`: a crystal near its minimum,
-    without pressure; options are those of `minimise`. Differentiable in `params`. C₄₄ comes from
-    a crystal that is turned by 45°: there C₁₁' = (C₁₁ + C₁₂ + 2 C₄₄)/2.
-    """
-    box = jnp.asarray(box, float)
-
-    def stress(strain: Array) -> Array:
-        x = minimise(potential, params, positions, box, strain=strain, **options).positions
-        energy = lambda e: potential.energy(params, x * (1 + e), box * (1 + e))  # noqa: E731
-        return jax.grad(energy)(strain) / jnp.prod(box)
-
-    return jax.jacfwd(stress)(jnp.zeros(3))

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.scipy.special import erf
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from .._errors import ConfigError
 from ._observable import AbstractObservable
@@ -25,6 +26,8 @@ def radial_distribution(
     bins: int = 100,
     r_max: float | None = None,
     width: float = 0.0,
+    species: Int[np.ndarray, " _"] | None = None,
+    between: tuple[int, int] | None = None,
 ) -> tuple[Float[Array, "bins"], Float[Array, "bins"]]:
     """g(r_k) = V/(N(N-1)) · Σ_i≠j P_k(r_ij)/v_k, with v_k the volume of shell k.
 
@@ -39,6 +42,8 @@ def radial_distribution(
     r_max: at most, and by default, half the shortest edge [length]
     width: standard deviation of the smearing [length]; 0 counts, and its gradient is zero. One to
         two bins give a smooth gradient and cost little resolution
+    species, between: the kind of each atom, and the two kinds (a, b) whose distances are taken, as
+        g_ab = V/(N_a N_b) Σ_i∈a Σ_j∈b P_k(r_ij)/v_k
 
     Pure: jit (bins, r_max and width static), vmap, grad. Memory is that of a block of atoms,
     whatever N; time grows as N², with `width` as N² · bins.
@@ -47,13 +52,25 @@ def radial_distribution(
     Raises ConfigError for an r_max over half the shortest edge; where the box is traced, g is NaN.
     """
     _check(bins, r_max, width)
+    parts = _parts(len(positions), species, between)
     x, edges = jnp.asarray(positions), jnp.asarray(box)
     reach = jnp.min(edges) / 2 if r_max is None else jnp.asarray(r_max, edges.dtype)
     fits = _fits(reach, width, edges)
     if not isinstance(fits, Tracer) and not fits:
         raise _too_far(float(reach), width, np.asarray(edges))
     limits = reach * jnp.arange(bins + 1) / bins
-    return (limits[1:] + limits[:-1]) / 2, _distribution(x, edges, limits, bins, width)
+    return (limits[1:] + limits[:-1]) / 2, _distribution(x, edges, limits, bins, width, parts)
+
+
+def _kinds(species: Any) -> tuple[int, ...] | None:
+    return None if species is None else tuple(int(kind) for kind in species)
+
+
+def _pair(between: Any) -> tuple[int, int] | None:
+    if between is None:
+        return None
+    a, b = between
+    return int(a), int(b)
 
 
 class RadialDistribution(AbstractObservable):
@@ -62,6 +79,7 @@ class RadialDistribution(AbstractObservable):
     bins: how many, of equal thickness
     r_max: where they end [length], at most half the shortest edge of the box
     width: standard deviation of the smearing [length]; over 0 the result is differentiable
+    species, between: the kind of each atom, and the two whose distances are taken; default: all
 
     `sim = NVT(..., extra=(RadialDistribution(bins=80, r_max=8.0),))` then has the observable
     "rdf" of shape (bins,), and `.centres()` are the radii it stands for.
@@ -70,17 +88,27 @@ class RadialDistribution(AbstractObservable):
     bins: int = eqx.field(static=True, default=100)
     r_max: float = eqx.field(static=True, kw_only=True)
     width: float = eqx.field(static=True, default=0.0)
+    species: tuple[int, ...] | None = eqx.field(static=True, default=None, converter=_kinds)
+    between: tuple[int, int] | None = eqx.field(static=True, default=None, converter=_pair)
     name: str = eqx.field(static=True, default="rdf")
     unit: str = eqx.field(static=True, default="1")
 
     def __check_init__(self) -> None:
         _check(self.bins, self.r_max, self.width)
+        if self.species is not None or self.between is not None:
+            _parts(None, self.species, self.between)
 
     def __call__(self, params: PyTree, state: PyTree) -> Float[Array, "bins"]:
         """g (bins,) [1] of `state.positions` in `state.box`."""
         del params
         return radial_distribution(
-            state.positions, state.box, bins=self.bins, r_max=self.r_max, width=self.width
+            state.positions,
+            state.box,
+            bins=self.bins,
+            r_max=self.r_max,
+            width=self.width,
+            species=None if self.species is None else np.asarray(self.species),
+            between=self.between,
         )[1]
 
     def centres(self) -> Float[np.ndarray, "bins"]:
@@ -95,6 +123,24 @@ def _check(bins: int, r_max: float | None, width: float) -> None:
         raise ConfigError("must be a positive length", key="r_max", value=r_max)
     if not (math.isfinite(width) and width >= 0):
         raise ConfigError("must be a length, or 0 to count", key="width", value=width)
+
+
+def _parts(
+    atoms: int | None, species: Any, between: tuple[int, int] | None
+) -> tuple[tuple[int, ...], ...]:
+    """The atoms of one kind, or of each of two; none where all atoms count."""
+    if between is None:
+        return ()
+    if species is None:
+        raise ConfigError("needs the species of the atoms", key="between", value=between)
+    kinds = np.asarray(species)
+    if atoms is not None and len(kinds) != atoms:
+        raise ConfigError(f"has {len(kinds)} entries for {atoms} atoms", key="species")
+    for kind in between:
+        if kind not in kinds:
+            allowed = [str(k) for k in np.unique(kinds)]
+            raise ConfigError("no such kind", key="between", value=kind, allowed=allowed)
+    return tuple(tuple(np.flatnonzero(kinds == kind).tolist()) for kind in dict.fromkeys(between))
 
 
 def _fits(reach, width, box):
@@ -120,16 +166,23 @@ def _too_far(reach: float, width: float, box: np.ndarray) -> ConfigError:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("bins", "width"))
-def _distribution(x, box, limits, bins, width):
+@functools.partial(jax.jit, static_argnames=("bins", "width", "parts"))
+def _distribution(x, box, limits, bins, width, parts):
     if width > 0:
-        counts = _pairs(x, box, functools.partial(_smeared, limits, width), bins)
+        histogram, size = functools.partial(_smeared, limits, width), bins
         shells = jnp.diff(_smeared_volume(limits, box / 2, width))
     else:
-        counts = _pairs(x, box, functools.partial(_counted, limits[-1] / bins, bins), 1)
+        histogram, size = functools.partial(_counted, limits[-1] / bins, bins), 1
         shells = 4 / 3 * math.pi * jnp.diff(limits**3)
-    n = len(x)
-    g = 2 * counts / shells * (jnp.prod(box) / max(n * (n - 1), 1))
+    among = lambda atoms: _pairs(x[np.asarray(atoms)], box, histogram, size)  # noqa: E731
+    if len(parts) == 2:  # pairs of the union, less those of either alone
+        counts = among(parts[0] + parts[1]) - among(parts[0]) - among(parts[1])
+        ordered = 2 * len(parts[0]) * len(parts[1])
+    else:
+        counts = among(parts[0]) if parts else _pairs(x, box, histogram, size)
+        many = len(parts[0]) if parts else len(x)
+        ordered = many * (many - 1)
+    g = 2 * counts / shells * (jnp.prod(box) / max(ordered, 1))
     return jnp.where(_fits(limits[-1], width, box), g, jnp.nan).astype(limits.dtype)
 
 

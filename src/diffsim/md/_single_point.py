@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
 from .._simulation import AbstractSimulation
+from ._cubic import CubicCrystal
 from ._dynamics import check_overlap
 from ._potential import AbstractPotential
 from ._units import UnitSystem, unit_system
@@ -20,6 +21,8 @@ from ._units import UnitSystem, unit_system
 KINDS = ("positions", "box", "energy", "forces", "virial")
 QUANTITIES = {"potential_energy": "energy", "energy_per_atom": "energy", "forces": "force"}
 QUANTITIES |= {"virial": "energy", "pressure": "pressure", "positions": "length"}
+
+CRYSTAL = {"lattice_constant": "length", **dict.fromkeys(("C11", "C12", "C44"), "pressure")}
 
 
 class Configuration(eqx.Module):
@@ -39,23 +42,29 @@ class SinglePoint(AbstractSimulation):
     `init(params, key, positions=, box=)` takes positions (atoms, 3) and box (3,) [length].
 
     Observables: `potential_energy`, `energy_per_atom`, `forces` (atoms, 3), `virial` (for pair
-    potentials Σ r·f; NaN where the potential has none) and `pressure`, of the virial alone.
+    potentials Σ r·f; NaN where the potential has none) and `pressure`, of the virial alone. With a
+    `crystal` also what that is at rest: `lattice_constant` [length] and `C11`, `C12`, `C44`
+    [pressure]. These belong to the parameters and are the same of every structure: a target of
+    them counts once a structure, with `weight` 1/structures once.
 
     **Arguments:** `potential`; `units`; `offset`: the name of a parameter, an energy an atom that
-    is added, where references count from another zero.
+    is added, where references count from another zero; `crystal`: a `CubicCrystal`.
     """
 
     potential: AbstractPotential
     offset: str | None = eqx.field(static=True)
     unit_system: UnitSystem = eqx.field(static=True)
+    crystal: CubicCrystal | None
 
     def __init__(
         self,
         potential: AbstractPotential,
         units: str | UnitSystem = "lj",
         offset: str | None = None,
+        crystal: CubicCrystal | None = None,
     ):
         self.potential, self.unit_system, self.offset = potential, unit_system(units), offset
+        self.crystal = crystal
 
     def traceable_init(self) -> bool:
         return not self.potential.allocates
@@ -63,6 +72,7 @@ class SinglePoint(AbstractSimulation):
     def units(self) -> dict[str, str]:
         named = QUANTITIES | self.potential.parameter_units()
         named |= {self.offset: "energy"} if self.offset else {}
+        named |= CRYSTAL if self.crystal is not None else {}
         return {name: self.unit_system.unit_of(quantity) for name, quantity in named.items()}
 
     def check(self, params: PyTree, *, positions: Any, box: Any, **conditions: Any) -> None:
@@ -102,7 +112,7 @@ class SinglePoint(AbstractSimulation):
         if self.offset is not None:
             energy = energy + atoms * params[self.offset]
         pressure = thermo.virial / (3 * jnp.prod(state.box)) * self.unit_system.pressure_factor
-        return {
+        return self._of_crystal(params) | {
             "potential_energy": energy,
             "energy_per_atom": energy / atoms,
             "forces": forces,
@@ -110,6 +120,14 @@ class SinglePoint(AbstractSimulation):
             "pressure": pressure,
             "positions": state.positions,
         }
+
+    def _of_crystal(self, params: PyTree) -> dict[str, Array]:
+        if self.crystal is None:
+            return {}
+        found = self.crystal.measure(self.potential, self._own(params))
+        factor = self.unit_system.pressure_factor
+        elastic = {name: factor * getattr(found, name) for name in ("C11", "C12", "C44")}
+        return {"lattice_constant": found.lattice_constant} | elastic
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

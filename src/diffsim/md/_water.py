@@ -14,6 +14,7 @@ from .._errors import ConfigError
 from .._units import convert
 from ._bonded import Angles, Bonds
 from ._composite import AbstractComposite, Groups, Sum
+from ._conditions import pressures
 from ._constraints import Constraints
 from ._coulomb import Coulomb
 from ._exclusions import Exclusions
@@ -218,6 +219,46 @@ def water_box(
     scale = convert(1.0, "angstrom", system.length)
     mass = convert(1.0, "dalton", system.mass)
     return {"positions": x * scale, "box": box * scale, "masses": np.tile(MASSES, molecules) * mass}
+
+
+def water_states(
+    *,
+    molecules: int,
+    temperature: Any,
+    pressure: Any = None,
+    pressure_unit: str | None = None,
+    density: float = 997.0,
+    density_unit: str = "kg/m^3",
+    model: str = "SPC/E",
+    units: str | UnitSystem = "real",
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Conditions for `init`: a `water_box` at each temperature and, if there is one, pressure.
+
+    temperature: (states,) or one; pressure: the same, in `pressure_unit` (default: the system's).
+    Returns positions (states, 3 molecules, 3), box (states, 3), masses (states, 3 molecules),
+    temperature and pressure (states,).
+    """
+    temperatures = np.atleast_1d(np.asarray(temperature, dtype=float))
+    if not np.all(np.isfinite(temperatures)) or np.any(temperatures <= 0):
+        raise ConfigError("must be positive", key="temperature", value=temperature)
+    boxes = [
+        water_box(
+            molecules,
+            model=model,
+            density=density,
+            density_unit=density_unit,
+            units=units,
+            seed=seed + k,
+        )
+        for k in range(len(temperatures))
+    ]
+    found = {key: np.stack([box[key] for box in boxes]) for key in boxes[0]}
+    found["temperature"] = temperatures
+    if pressure is not None:
+        held = pressures(pressure, pressure_unit, unit_system(units))
+        found["pressure"] = np.broadcast_to(held, temperatures.shape).copy()
+    return found
 
 
 def _geometry(m: WaterModel) -> Float[np.ndarray, "3 3"]:
