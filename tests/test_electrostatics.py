@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import ase
+import ase.io
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -224,3 +226,25 @@ def test_what_cannot_be_is_refused():
         md.water_parameters("SPC/F")
     with pytest.raises(ConfigError, match="needs the parameters"):
         md.Water(2, 3.0).check({"epsilon": 1.0}, np.full(3, 9.0))
+
+
+def test_states_of_water_start_from_a_lattice_or_a_file(tmp_path):
+    given = md.water_states(
+        molecules=8, temperature=[280.0, 300.0], pressure=0.1, pressure_unit="MPa", units="metal"
+    )
+    shapes = {key: value.shape for key, value in given.items()}
+    assert shapes == dict(
+        positions=(2, 24, 3), box=(2, 3), masses=(2, 24), temperature=(2,), pressure=(2,)
+    )
+    np.testing.assert_allclose(given["pressure"], 1.0)
+    assert np.any(given["positions"][0] != given["positions"][1])
+    atoms = ase.Atoms("OHH" * 8, positions=given["positions"][1], cell=given["box"][1], pbc=True)
+    file = tmp_path / "start.extxyz"
+    ase.io.write(file, atoms, format="extxyz")
+    again = md.water_states(molecules=8, temperature=300.0, units="gromacs", start=file)
+    np.testing.assert_allclose(again["positions"][0], given["positions"][1] / 10, atol=1e-8)
+    np.testing.assert_allclose(again["box"][0], given["box"][1] / 10)
+    with pytest.raises(ConfigError, match="24 atoms for 9 molecules"):
+        md.water_states(molecules=9, temperature=300.0, start=file)
+    with pytest.raises(ConfigError, match="must be positive"):
+        md.water_states(molecules=8, temperature=[300.0, -1.0])

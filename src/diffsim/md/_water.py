@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -22,6 +23,7 @@ from ._lennard_jones import LennardJones
 from ._pair_engines import Path, Precision
 from ._potential import AbstractPotential
 from ._reciprocal import AbstractReciprocal, Ewald
+from ._single_point import load_structures
 from ._structures import lattice
 from ._units import UnitSystem, unit_system
 
@@ -232,10 +234,13 @@ def water_states(
     model: str = "SPC/E",
     units: str | UnitSystem = "real",
     seed: int = 0,
+    start: str | os.PathLike[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Conditions for `init`: a `water_box` at each temperature and, if there is one, pressure.
 
-    temperature: (states,) or one; pressure: the same, in `pressure_unit` (default: the system's).
+    temperature: (states,) or one; pressure: the same, in `pressure_unit` (default: the system's);
+    start: an extended xyz file whose last frame holds the molecules, O, H, H each, in place of the
+    lattice and its `density`.
     Returns positions (states, 3 molecules, 3), box (states, 3), masses (states, 3 molecules),
     temperature and pressure (states,).
     """
@@ -254,11 +259,26 @@ def water_states(
         for k in range(len(temperatures))
     ]
     found = {key: np.stack([box[key] for box in boxes]) for key in boxes[0]}
+    if start is not None:
+        for key, value in _last_frame(start, molecules, units).items():
+            found[key] = np.broadcast_to(value, found[key].shape).copy()
     found["temperature"] = temperatures
     if pressure is not None:
         held = pressures(pressure, pressure_unit, unit_system(units))
         found["pressure"] = np.broadcast_to(held, temperatures.shape).copy()
     return found
+
+
+def _last_frame(
+    start: str | os.PathLike[str], molecules: int, units: str | UnitSystem
+) -> dict[str, np.ndarray]:
+    read = load_structures(os.fspath(start), units)
+    if read.species != ("O", "H", "H") * molecules:
+        raise ConfigError(
+            f"{start} has {len(read.species)} atoms for {molecules} molecules of O, H, H",
+            key="start",
+        )
+    return {"positions": read.positions[-1], "box": read.box[-1]}
 
 
 def _geometry(m: WaterModel) -> Float[np.ndarray, "3 3"]:
