@@ -35,7 +35,7 @@ demo: $(STAMP) ## fit argon's Lennard-Jones parameters to measured data
 	$(BIN)/python -m diffsim.run experiment=lj_fit
 
 test: lint types ## style, types and the tests (JOBS=2 at a time)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' --durations 30 --durations-min 8
 
 test-all: lint types ## the same with the slow tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
