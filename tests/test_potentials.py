@@ -260,7 +260,9 @@ def test_a_behler_parrinello_network_of_jax_md_is_a_potential():
     potential = md.FlaxModule(model, lambda net, x, box: net(x))
     weights = jax.tree.map(lambda w: w.astype(float), md.FlaxModule.initial(model))
     value = jax.jit(lambda net, x: potential.energy({"net": net}, x, jnp.asarray(box)))
-    assert float(value(weights, x)) == pytest.approx(float(jax.jit(made)(jnp.asarray(x))), rel=1e-12)
+    assert float(value(weights, x)) == pytest.approx(
+        float(jax.jit(made)(jnp.asarray(x))), rel=1e-12
+    )
     noise = np.random.default_rng(1)
     along = jax.tree.map(lambda w: jnp.asarray(noise.normal(size=w.shape)), (weights, x))
     slope = jax.jvp(value, (weights, jnp.asarray(x)), along)[1]
