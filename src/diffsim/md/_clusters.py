@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ._chosen import chosen, fetch
+from ._chosen import WORD, chosen, fetch
 from ._neighbours import GROWTH, SAFETY
 
 EIGHT = 3  # as a power of two
@@ -206,7 +206,7 @@ def _roomier(plan: ClusterPlan, least: Sequence[int]) -> ClusterPlan:
     return dataclasses.replace(
         plan,
         strips=min(strips, plan.columns),
-        tiles=min(-(-tiles // 4) * 4, all_tiles),
+        tiles=-(-min(tiles, all_tiles) // 4) * 4,  # of 8 atoms: whole words of a mask
         atoms=min(-(-atoms // LANES) * LANES, -(-plan.slots // LANES) * LANES),
     )
 
@@ -229,15 +229,13 @@ def _built(
     keys = jnp.minimum(fractions(positions, box) ^ jnp.int32(-(2**31)), BITS - 1)
     edges, atoms = box.astype(jnp.float32), positions.shape[0]
     order, place, then = _slots(plan, keys, edges, before)
-    # A constant: with an iota XLA fuses more than is good, and a rebuild takes twice as long.
-    slots = jnp.asarray(np.arange(plan.slots, dtype=np.int32))
-    padded = jnp.pad(keys, ((0, plan.slots - atoms), (0, 0)), constant_values=BITS)[order]
     # As far as they went since, whatever side of the box they are on: neighbours stay together.
     whole = (then.astype(jnp.float32) + (keys - then).astype(jnp.float32)) * 2.0**-32
-    boxes = _tile_boxes(plan, jnp.pad(whole, ((0, plan.slots - atoms), (0, 0)))[order], atoms)
+    where = jnp.pad(whole, ((0, plan.slots - atoms), (0, 0)))[order]
+    boxes = _tile_boxes(plan, where, atoms)
     strips, most_strips = _near_strips(plan, boxes, edges)
-    tiles, most_tiles = _near_tiles(plan, boxes, atoms, edges, strips)
-    near, most = _near_atoms(plan, padded, slots, atoms, edges, tiles)
+    tiles, most_tiles = _near_tiles(plan, boxes, edges, strips)
+    near, most = _near_atoms(plan, where, atoms, edges, tiles)
     filler = math.prod(plan.blocks) - near.shape[0]
     if filler:
         near = jnp.pad(near, ((0, filler), (0, 0)), constant_values=plan.slots)
@@ -318,51 +316,57 @@ def _near_strips(plan: ClusterPlan, tiles: _Boxes, edges: Array) -> tuple[Array,
 
 
 def _near_tiles(
-    plan: ClusterPlan, tiles: _Boxes, atoms: int, edges: Array, strips: Array
+    plan: ClusterPlan, tiles: _Boxes, edges: Array, strips: Array
 ) -> tuple[Array, Array]:
     """(tiles, room) tiles within reach of each, -1 as filler, and the most there are."""
-    filled = jnp.asarray(np.arange(0, plan.slots, TILE) < atoms)
     runs = plan.grid[2]
-    there = jnp.maximum(strips, 0)
-
-    def beside(tiles: Array) -> Array:
-        return tiles.reshape(-1, runs)[there].reshape(plan.columns, 1, -1)
-
+    # Whole words of a mask: what is padded afterwards does not vectorise.
+    more = -strips.shape[1] % (WORD // math.gcd(WORD, runs))
+    listed = jnp.pad(strips, ((0, 0), (0, more)), constant_values=-1)
+    listed = jnp.where(listed < 0, plan.columns, listed)
+    own = np.arange(plan.columns * runs, dtype=np.int32).reshape(-1, runs, 1)
     boxes = _extents(tiles)
-    own = [(m.reshape(-1, runs, 1), h.reshape(-1, runs, 1)) for m, h in boxes]
-    near = _gap(own, [(beside(m), beside(h)) for m, h in boxes], edges, (0, 1, 2)) < plan.reach**2
-    real = beside(filled) & jnp.repeat(strips >= 0, runs, axis=1)[:, None]
-    near = near & real & filled.reshape(-1, runs, 1)
+    # Fetched, or XLA finds the extents of a tile anew for every pair.
+    one = [(fetch(m, own), fetch(h, own)) for m, h in boxes]
+
+    def beside(values: Array) -> Array:
+        rows = jnp.pad(values.reshape(-1, runs), ((0, 1), (0, 0)), constant_values=jnp.nan)
+        return fetch(rows, listed).reshape(plan.columns, 1, -1)
+
+    near = _gap(one, [(beside(m), beside(h)) for m, h in boxes], edges, (0, 1, 2)) < plan.reach**2
     found, most = chosen(near.reshape(plan.columns * runs, -1), plan.tiles)
     strip = np.repeat(np.arange(plan.columns, dtype=np.int32), runs)[:, None]
-    where = fetch(there, (strip, jnp.maximum(found, 0) // runs)) * runs + found % runs
+    place = jnp.maximum(found, 0)
+    where = fetch(listed, (strip, place // runs)) * runs + place % runs
     return jnp.where(found >= 0, where, -1), most
 
 
 def _near_atoms(
-    plan: ClusterPlan, padded: Array, slots: Array, atoms: int, edges: Array, tiles: Array
+    plan: ClusterPlan, where: Array, atoms: int, edges: Array, tiles: Array
 ) -> tuple[Array, Array]:
     """(rows, room) slots within reach of each row, and the most there are."""
-    rows = TILE // ROW
-    columns = [padded[:, k] for k in range(3)]
-    # An empty slot stands where the first of its tile is.
-    own = [jnp.where(slots < atoms, c, jnp.repeat(c[::TILE], TILE)) for c in columns]
+    rows, none = TILE // ROW, math.prod(plan.grid)
+    # What is not there is nowhere, and no distance from it is within reach. An empty slot looks
+    # from where the first of its tile is. Fetched, or XLA does all this anew for every pair.
+    real = np.arange(plan.slots + TILE) < atoms
+    columns = [jnp.where(real, jnp.pad(where[:, k], (0, TILE)), jnp.nan) for k in range(3)]
+    looks = np.arange(plan.slots, dtype=np.int32)
+    own = [fetch(c, np.where(real[looks], looks, looks - looks % TILE)) for c in columns]
+    reach = plan.reach + 2 * RAGGED * jnp.max(edges)
 
     def of_some(tiles: Array, *own: Array) -> tuple[Array, Array]:
         count = tiles.shape[0]
-        index = (jnp.maximum(tiles, 0)[:, :, None] * TILE + slots[:TILE]).reshape(count, -1)
-        absent = (index >= atoms) | jnp.repeat(tiles < 0, TILE, axis=1)
-        nearest = jnp.full((), jnp.inf, jnp.float32)
-        # Broadcast over a tile's rows: XLA would otherwise fetch them anew for every pair.
+        listed = jnp.where(tiles < 0, none, tiles)[:, :, None]
+        index = (listed * TILE + jnp.arange(TILE, dtype=jnp.int32)).reshape(count, -1)
         there = [fetch(column, index)[:, None] for column in columns]
-        far = jnp.where(absent, jnp.float32(jnp.inf), jnp.float32(0))[:, None]
+        nearest = jnp.full((), jnp.inf, jnp.float32)
         for i in range(ROW):
-            s = far
+            s = jnp.zeros((), jnp.float32)
             for k in range(3):
-                x = own[k].reshape(count, rows, ROW, 1)[:, :, i]
-                s = s + jnp.square((x - there[k]).astype(jnp.float32) * (edges[k] * 2.0**-32))
+                d = own[k].reshape(count, rows, ROW, 1)[:, :, i] - there[k]
+                s = s + jnp.square((d - jnp.round(d)) * edges[k])
             nearest = jnp.minimum(nearest, s)
-        found, most = chosen((nearest < plan.reach**2).reshape(count * rows, -1), plan.atoms)
+        found, most = chosen((nearest < reach * reach).reshape(count * rows, -1), plan.atoms)
         row = np.repeat(np.arange(count, dtype=np.int32), rows)[:, None]
         tile = fetch(tiles, (row, jnp.maximum(found, 0) >> EIGHT))
         return jnp.where(found >= 0, (tile << EIGHT) + (found & (TILE - 1)), plan.slots), most
