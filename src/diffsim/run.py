@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import config
 from ._errors import ConfigError, nearest
 from ._outcome import FAILED, complain, conduct
-from ._programs import rare_collections, release_programs
+from ._programs import rare_collections, release_programs, wide_vectors
 from ._scale import current, detected, joined, launch
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # XLA calls features (`+prefer-no-gather`) no processor reports. Faults are raised, not printed.
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # of jax, inherited
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    wide_vectors()
     try:
         with rare_collections():
             return _dispatch(words)
