@@ -38,7 +38,7 @@ RUNS = {
     "fit": ("experiment=lynx_hare", "size=tiny", "fit=optax", "fit.steps=12"),
 }
 SHARES = {"simulation": (0.3, 0.8), "least squares": (0.6,), "posterior": (0.2, 0.75)}
-SLOW = ("posterior", "variational", "fit")
+SLOW = ("posterior", "variational", "fit", "least squares")
 
 
 @pytest.fixture
