@@ -81,7 +81,7 @@ def model(name: str) -> Model:
             force.setExceptionParameters(i, one, other, 0.0, *law)
     settled = context(system, solvated.positions)
     openmm.LocalEnergyMinimizer.minimize(settled, maxIterations=50)
-    if dipeptide:
+    if name == "dipeptide by a fine mesh":
         force.setEwaldErrorTolerance(1e-6)
     x = settled.getState(positions=True).getPositions(asNumpy=True) / openmm.unit.nanometer
     return Model(system, x + np.random.default_rng(0).normal(0, 0.001, x.shape))
@@ -127,7 +127,8 @@ NAMES |= {"dihedrals": "PeriodicTorsionForce", "lj": "NonbondedForce", "coulomb"
         ("argon", 1e-9),
         ("dipeptide without charges", 1e-9),
         ("water by Ewald", 1e-7),
-        ("dipeptide", 1e-6),
+        ("dipeptide", 5e-5),
+        ("dipeptide by a fine mesh", 1e-6),
     ],
 )
 def test_energies_and_forces_are_those_of_openmm(name, relative):
@@ -176,9 +177,9 @@ def test_rigid_molecules_run_at_constant_energy():
         masses=ff.masses,
         temperature=300.0,
     )
-    found = ds.solve(sim, ff.params, state, schedule=ds.Schedule(steps=100, save_every=20))
+    found = ds.solve(sim, ff.params, state, schedule=ds.Schedule(steps=50, save_every=10))
     total, kinetic = (np.asarray(found.observables[k]) for k in ("total_energy", "kinetic_energy"))
-    assert np.ptp(total) < 2e-3 * kinetic.mean()
+    assert np.ptp(total) < 5e-4 * kinetic.mean()
 
 
 def test_a_file_holds_the_same(tmp_path):

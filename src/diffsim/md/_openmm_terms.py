@@ -120,16 +120,18 @@ def nonbonded(
     cutoff = plain(force.getCutoffDistance())
     reach = kind.convert(cutoff, "nm", "length")
     found: dict[str, Term] = {}
+    given: dict[str, Any]
     if np.any(epsilon):
         tail = bool(force.getUseDispersionCorrection())
-        given = dict(species=species, exclusions=kept["lj"], itself=True, **pairs)
-        law = LennardJones(reach, "cut", tail, **given)
+        given = pairs | {"species": species, "exclusions": kept["lj"]}
+        law = LennardJones(reach, "cut", tail, itself=True, **given)
         found["lj"] = law, {"epsilon": epsilon, "sigma": sigma}
     if np.any(charge):
         alpha, waves = _splitting(force, edges, cutoff)
         alpha = kind.convert(alpha, "1/nm", "1/length")
-        given = dict(alpha=alpha, exclusions=kept["coulomb"], units=kind, **pairs)
-        found["coulomb"] = Coulomb(reach, species, waves, **given), {"charge": charge}
+        given = pairs | {"alpha": alpha, "exclusions": kept["coulomb"], "units": kind}
+        charges = Coulomb(reach, species, waves, **given)
+        found["coulomb"] = charges, {"charge": charge}
     return found
 
 
