@@ -164,6 +164,7 @@ def test_gradients_in_every_table_against_differences():
         np.testing.assert_allclose(jnp.vdot(slopes[name], along), slope, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_rigid_molecules_run_at_constant_energy():
     given = model("dipeptide")
     ff = md.from_openmm(given.system)
