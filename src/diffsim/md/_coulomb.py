@@ -197,11 +197,11 @@ def _error_function(most: float, slope: bool, small: float) -> tuple[float, ...]
     in t, as far as they are more than `small` of the largest."""
     from scipy.special import erf
 
-    def value(y: np.ndarray) -> np.ndarray:
+    def value(y: Any) -> Any:
         root = np.sqrt(y)
         return erf(root) / root
 
-    def derivative(y: np.ndarray) -> np.ndarray:
+    def derivative(y: Any) -> Any:
         far = (2 / math.sqrt(math.pi) * np.exp(-y) - value(y)) / (2 * y)
         # Σ (-y)^k/(k! (2k + 1)), where that is a difference of equals
         terms = [(-1) ** k * k / (math.factorial(k) * (2 * k + 1)) for k in range(1, 20)]
