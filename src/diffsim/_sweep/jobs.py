@@ -6,10 +6,9 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 from .._errors import ConfigError, Interrupted
-from .._store import RunDirectory
+from .._store import RunDirectory, locked
 from .record import Job, Record, sha256
 
 LOCKS = ".locks"
@@ -63,21 +62,7 @@ def held(record: Record, name: str) -> Iterator[bool]:
     place = record.path / LOCKS
     place.mkdir(exist_ok=True)
     with open(place / name.replace("/", "%"), "a") as file:
-        yield _locked(file)
-
-
-def _locked(file: IO[str]) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # where there is no such thing, nothing keeps two apart
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
+        yield locked(file.fileno())
 
 
 def stop(record: Record, signum: int) -> None:
