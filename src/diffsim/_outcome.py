@@ -128,12 +128,11 @@ def report(directory: RunDirectory, code: int) -> int:
     """Write the report and print the end of the run: `code`, or 1 where it was 0 and this fails."""
     from ._report import Console, write_report
 
-    _describe(directory)
     try:
+        _describe(directory)
         path = write_report(directory.path)
-    except Exception:
-        tell(traceback.format_exc(), sys.stderr)
-        return code or 1
+    except Exception as error:
+        return code or _fault(directory, error)[0]
     console = Console()
     console.summary(_rows(directory.read_result() or {}))
     console.say(str(path))

@@ -27,6 +27,10 @@ def launch(words: Sequence[str], count: int) -> int:
     """`python -m diffsim.run` with `words` as `count` processes of this machine, which share out
     its GPUs if it has any: the exit code of the run. The first speaks for all; what another says is
     shown where it failed alone."""
+    most = max(8, 4 * (os.cpu_count() or 1))
+    if count > most:
+        cause = "are more processes than this machine should bear"
+        raise ConfigError(cause, key="scale.processes", value=count, allowed=f"1 to {most}")
     shares = _gpus(count)
     address = f"127.0.0.1:{_free_port()}"
     with contextlib.ExitStack() as stack:

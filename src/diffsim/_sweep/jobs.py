@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .._errors import ConfigError, Interrupted
-from .._store import RunDirectory, locked
+from .._store import RunDirectory, is_full, locked
 from .record import Job, Record, sha256
 
 LOCKS = ".locks"
@@ -60,8 +60,15 @@ def held(record: Record, name: str) -> Iterator[bool]:
     """Whether `name` is ours for as long as this is entered: one process runs a job. The lock goes
     with the process, however it ends."""
     place = record.path / LOCKS
-    place.mkdir(exist_ok=True)
-    with open(place / name.replace("/", "%"), "a") as file:
+    try:
+        place.mkdir(exist_ok=True)
+        file = open(place / name.replace("/", "%"), "a")  # noqa: SIM115
+    except OSError as error:
+        if is_full(error):
+            raise
+        cause = f"{str(record.path)!r} cannot be written: {error.strerror}"
+        raise ConfigError(cause, key="resume") from None
+    with file:
         yield locked(file.fileno())
 
 
