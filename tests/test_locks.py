@@ -171,7 +171,7 @@ def test_a_job_that_somebody_goes_on_with_is_left_to_them(acted, capsys):
     with alone(Path("s/1"), "x"):
         assert run.main(["resume=s"]) == 1
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "'s/1' is in use by process" in said
+    assert said.count("\n") == 1 and "s/1' is in use by process" in said
     assert acted == [0, 1, 0]
     assert run.main(["resume=s/1"]) == 0  # by itself
     assert run.main(["resume=s"]) == 0
@@ -231,6 +231,9 @@ def test_two_processes_at_one_directory():
     refused, goes_on = both
     assert refused.returncode == 2
     assert f"in use by process {goes_on.pid} on" in refused.communicate()[1]
+    assert goes_on.stdout is not None
+    while not goes_on.stdout.readline().startswith("lj_nve "):
+        assert goes_on.poll() is None
     goes_on.send_signal(signal.SIGTERM)
     goes_on.communicate(timeout=300)
     assert goes_on.returncode == 143
