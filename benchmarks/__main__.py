@@ -8,6 +8,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from diffsim._programs import wide_vectors
+
 from ._measure import machine, table
 
 NAMES = sorted(
@@ -23,6 +25,7 @@ def main() -> int:
     options = parser.parse_args()
     # each simulation's precision is that of its state; without this there is no choice
     os.environ.setdefault("JAX_ENABLE_X64", "1")
+    wide_vectors()  # as `python -m diffsim.run` does
     benchmark = importlib.import_module(f"benchmarks.{options.name}")
     before = machine()
     rows = list(benchmark.rows(options.quick))

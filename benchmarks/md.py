@@ -3,7 +3,9 @@
 ρ* = 0.8, T* = 1, cut at 2.5 σ, dt* = 0.004, every engine with its own skin and its neighbours
 brought up to date as it goes; all start from the same atoms and agree on their energy to 1e-5
 first. LAMMPS on one core (`-sf opt`) and with threads (`-sf omp -pk omp`). 27 × 128 atoms is a
-batch of 27 systems. Rates count atoms times steps; the fastest of several turns.
+batch of 27 systems. "mixture" has two kinds of atoms with a table of parameters, "charges" those
+and Coulomb's real-space part, both beside the same tiles with one kind. Rates count atoms times
+steps; the fastest of several turns.
 """
 
 import os
@@ -85,6 +87,52 @@ def batch(members: int, atoms: int, steps: int, dtype: Any) -> Callable[[], Any]
     return lambda: program(states)
 
 
+def _potentials(atoms: int, precision: Any) -> dict[str, tuple[ds.md.AbstractPotential, Any]]:
+    """One kind of atom; two; two with charges: with their parameters."""
+    kinds = np.arange(atoms) % 2
+    options: Any = {"path": "tiles", "precision": precision}
+    tables = {k: jnp.ones((2, 2)) for k in PARAMS}
+    mixture = ds.md.LennardJones(CUTOFF, "cut", species=kinds, **options)
+    pairs_of_charges = ds.md.Coulomb(CUTOFF, kinds, **options).real
+    both = ds.md.Sum({"lj": mixture, "coulomb": pairs_of_charges})
+    charged = {"lj": tables, "coulomb": {"charge": jnp.asarray([0.1, -0.1])}}
+    return {
+        "one kind": (ds.md.LennardJones(CUTOFF, "cut", **options), PARAMS),
+        "mixture": (mixture, tables),
+        "charges": (both, charged),
+    }
+
+
+def _of_kinds(atoms: int, steps: int) -> Iterator[Row]:
+    """What more than one kind of atom costs, in a run and in its gradient."""
+    x, v, box = liquid(atoms, 2 * steps)
+    for precision in ("mixed", "float64"):
+        tasks: dict[tuple[str, str], Callable[[], Any]] = {}
+        for name, (potential, params) in _potentials(atoms, precision).items():
+            sim = ds.md.NVE(potential, dt=DT)
+            state = sim.init(params, jax.random.key(0), positions=x, box=box, velocities=v)
+
+            def end(params: Any, state: Any, sim: Any = sim) -> Any:
+                done = ds.solve(
+                    sim,
+                    params,
+                    state,
+                    schedule=ds.Schedule(steps=steps, save_every=steps),
+                    adjoint=ds.Reversible(),
+                    observables=["kinetic_energy"],
+                )
+                return done.observables["kinetic_energy"][-1]
+
+            tasks[name, "forward"] = partial(jax.jit(end), params, state)
+            tasks[name, "gradient"] = partial(jax.jit(jax.grad(end)), params, state)
+        taken = fastest(tasks, 4, 40.0)
+        for name in ("mixture", "charges"):
+            for what in ("forward", "gradient"):
+                given = f"lennard_jones_nve {name} {precision}", f"{atoms}", f"{what}_rate"
+                rate, other = (atoms * steps / taken[which, what] for which in (name, "one kind"))
+                yield more_is_better(*given, rate, "atom-steps/s", "one kind", other)
+
+
 def _makers(atoms: int) -> dict[tuple[str, str], Callable[..., peers.Peer]]:
     """Every engine by its name and precision; ours first."""
     threads = os.cpu_count() or 1
@@ -111,6 +159,7 @@ def _compared(ours: tuple[str, str], other: tuple[str, str]) -> bool:
 def rows(quick: bool) -> Iterator[Row]:
     for atoms in SIZES[:1] if quick else SIZES:
         yield from _of_size(atoms, quick)
+    yield from _of_kinds(500 if quick else 4000, 20 if quick else 200)
     if not quick:
         steps = 200
         for dtype in (jnp.float32, jnp.float64):

@@ -13,8 +13,11 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-if "jax" not in sys.modules and "XLA_FLAGS" not in os.environ:
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"  # of the CPU alone
+if "jax" not in sys.modules and "device_count" not in os.environ.get("XLA_FLAGS", ""):
+    # of the CPU alone
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    )
 
 import jax
 import numpy as np

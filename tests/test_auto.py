@@ -80,7 +80,7 @@ BUDGETS = [
     ("large ode", "1GB", "Direct"),
     pytest.param("both ways", "350kB", "Reversible", marks=pytest.mark.slow),
     pytest.param("liquid", "1GB", "Direct", marks=pytest.mark.slow),
-    ("liquid", "600kB", "Reversible"),
+    pytest.param("liquid", "600kB", "Reversible", marks=pytest.mark.slow),
     pytest.param("flow", "1GB", "Direct", marks=pytest.mark.slow),
     pytest.param("flow", "1200kB", "RecursiveCheckpoint", marks=pytest.mark.slow),
 ]

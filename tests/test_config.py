@@ -69,6 +69,14 @@ REFUSED = [
     (["precision=float46"], "precision", "did you mean float64?"),
     (["adjoint=chekpoint"], "adjoint", "did you mean checkpoint?"),
     (["adjont=direct"], "adjont", "did you mean adjoint?"),
+    (["siz=tiny"], "siz", "did you mean size?"),
+    (["+experimnt=lj_fit"], "experimnt", "did you mean experiment?"),
+    (["simulaton.dt=1"], "simulaton.dt", "did you mean simulation.dt?"),
+    (["resum=outputs/x"], "resum", "did you mean resume?"),
+    (["hidra/launcher=joblib"], "hidra/launcher", "did you mean hydra/launcher?"),
+    (["hydra.run.dri=x"], "hydra.run.dri", "did you mean hydra.run.dir?"),
+    (["~adjointt"], "adjointt", "did you mean adjoint?"),
+    (["lj_fot"], "command line", "did you mean experiment=lj_fit?"),
     (["adjoint=../../secret"], "adjoint", "plain name"),
     (["adjoint=/etc/passwd"], "adjoint", "plain name"),
     (["+fit@fit.inner=../x"], "fit", "plain name"),
@@ -108,6 +116,7 @@ def test_a_bad_configuration_is_one_line(words, key, says):
 def test_without_an_experiment_the_line_lists_them():
     assert "lj_nve" in str(refusal(config.compose, ["seed=1"]))
     assert "did you mean lj_nve?" in str(refusal(config.compose, ["experiment=lj_nev"]))
+    assert "did you mean experiment?" in str(refusal(config.compose, ["experimnt=lj_fit"]))
 
 
 # A folder of the user's own

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from diffsim import ConfigError, convert, md
+from diffsim.md._coulomb import _error_function, _series
 from problems import DATA
 
 # NIST's reference for configuration 1: energies over kB in K, 10 angstrom, α = 5.6/L, k² < 27.
@@ -210,6 +212,20 @@ def test_constants_and_published_models():
     )
     density = 5 * 18.0154 / np.prod(conditions["box"])
     assert convert(density, "dalton/nm^3", "kg/m^3") == pytest.approx(997.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("reach", [2.0, 3.2, 5.0])
+@pytest.mark.parametrize(("small", "close", "most"), [(1e-17, 2e-14, 32), (6e-9, 1e-8, 22)])
+def test_the_error_function_is_a_short_series(reach, small, close, most):
+    """To rounding, and no longer than it takes: eighty terms took six times as long."""
+    y = np.linspace(1.5, reach**2, 50)
+    root, t = np.sqrt(y), jnp.asarray(2 * y / reach**2 - 1)
+    value = special.erf(root) / root
+    slope = (2 / math.sqrt(math.pi) * np.exp(-y) - value) / (2 * y) * reach**2 / 2
+    for derivative, wanted in ((False, value), (True, slope)):
+        terms = _error_function(reach**2, derivative, small)
+        assert 8 < len(terms) <= most
+        np.testing.assert_allclose(_series(terms, t), wanted, rtol=0, atol=close)
 
 
 def test_what_cannot_be_is_refused():

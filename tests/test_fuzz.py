@@ -2,16 +2,19 @@
 written."""
 
 import contextlib
+import io
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from diffsim import config
+from diffsim import config, run
 from diffsim._build import walk
 from diffsim._errors import ConfigError
+from diffsim._experiment import Experiment
 
 BASES = {
     name: [f"experiment={name}", "size=tiny"]
@@ -79,9 +82,30 @@ def test_any_configuration_is_built_or_refused(given_words):
     tried(given_words)
 
 
+def ran(given_words: list[str]) -> None:
+    """The whole command line, but for the run itself and the processes that it may ask for."""
+    said = io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(said),
+    ):
+        patched.setattr(Experiment, "run", lambda *_, **__: 0.5)
+        patched.setattr(run, "launch", lambda *_: 0)
+        patched.setattr("diffsim._report.write_report", lambda folder: folder / "report.html")
+        code = run.main(given_words)
+    written = {path.parts[0] for path in Path().rglob("*")}
+    assert code in (0, 2), said.getvalue()
+    assert "Traceback" not in said.getvalue()
+    assert said.getvalue().count("\n") == (1 if code else 0), said.getvalue()
+    assert written <= ({"outputs"} if code == 0 else set())
+    assert {path.name for path in Path("..").iterdir()} == {"work"}
+    shutil.rmtree("outputs", ignore_errors=True)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @settings(TABLE, max_examples=500)
 @given(words())
-def test_five_hundred_configurations_are_built_or_refused(given_words):
-    tried(given_words)
+def test_five_hundred_command_lines_run_or_are_refused(given_words):
+    ran(given_words)

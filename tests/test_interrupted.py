@@ -34,11 +34,14 @@ RUNS = {
         *("fit.steps=4", "fit.explore=0.5"),
     ),
     "posterior": ("experiment=lynx_hare", "size=tiny", f"fit.method={NUTS}", "fit.starts=2"),
-    "variational": ("experiment=lynx_hare", "size=tiny", f"fit.method={SVI}", "fit.starts=2"),
-    "fit": ("experiment=lynx_hare", "size=tiny", "fit=optax", "fit.steps=12"),
+    "variational": (
+        *("experiment=lynx_hare", "size=tiny", "~fit.method", f"+fit.method={SVI}"),
+        "fit.starts=2",
+    ),
+    "fit": ("experiment=lynx_hare", "size=tiny", "fit=optax", "~fit.method", "fit.steps=12"),
 }
 SHARES = {"simulation": (0.3, 0.8), "least squares": (0.6,), "posterior": (0.2, 0.75)}
-SLOW = ("posterior", "variational", "fit")
+SLOW = ("posterior", "variational", "fit", "least squares")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from diffsim import ConfigError, md
 from diffsim.md._chosen import chosen
 from diffsim.md._cluster_pairs import SPAN, _settled, _total, _words
 from diffsim.md._clusters import (
+    ROW,
     TILE,
     ClusterPlan,
     Clusters,
@@ -190,6 +191,33 @@ def test_a_rebuild_comes_when_an_atom_has_gone_half_the_skin():
     for distance, rebuilds in ((0.49, 0), (0.51, 1)):
         moved = made.updated(x.at[7, 1].add(distance * SKIN), box)
         assert int(moved.rebuilds) == rebuilds
+
+
+@pytest.mark.parametrize("part", [1.0, 0.4], ids=["even", "crowded"])
+def test_atoms_that_leave_their_tile_and_cross_the_box_keep_their_pairs(part):
+    """Tiles are kept for some rebuilds: their atoms drift apart, over the edges of the box too."""
+    atoms, box = 640, np.full(3, 9.0)
+    rng = np.random.default_rng(5)
+    x = part * rng.uniform(size=(atoms, 3)) * box
+    made = make_clusters(jnp.asarray(x), box, RC, SKIN)
+    # twice the room: both grow as tiles do
+    made = make_clusters(jnp.asarray(x), box, RC, SKIN, made)
+    assert math.prod(made.plan.grid[:2]) > 9
+    move, sorts = jax.jit(lambda made, x: made.updated(x, jnp.asarray(box))), 0
+    for _ in range(12):
+        x = x + rng.uniform(-0.07, 0.07, x.shape)
+        before, made = made, move(made, jnp.asarray(x))
+        sorts += int(not np.array_equal(before.order, made.order))
+        d = x[:, None] - x[None]
+        d -= box * np.round(d / box)
+        i, j = np.nonzero(np.sum(d * d, axis=-1) < RC**2)
+        near, order = np.asarray(made.near), np.asarray(made.order)
+        row = np.asarray(made.place)[i] // ROW
+        listed = np.zeros((len(near), len(order) + 1), bool)
+        np.put_along_axis(listed, near, True, axis=1)
+        assert np.all(listed[row, np.asarray(made.place)[j]])
+        assert np.array_equal(np.sort(order), np.arange(len(order)))
+    assert 0 < sorts < int(made.rebuilds) and not made.overflowed
 
 
 def test_too_little_room_is_a_flag_and_nan_and_its_remedy_is_more():

@@ -195,6 +195,7 @@ def test_neighbours_follow_the_box(pressure, shape):
     assert not np.allclose(followed.box, 1200 ** (1 / 3), rtol=1e-3)
 
 
+@pytest.mark.slow  # to compile
 def test_a_structure_is_kept_while_only_the_box_moves():
     """A box that changes a little, with its atoms, needs no rebuild; one that shrinks far does."""
     positions, box = liquid(600, 0.5)

@@ -275,6 +275,32 @@ def test_a_kind_without_attraction_has_finite_gradients():
     np.testing.assert_array_equal(np.asarray(forces)[KINDS], 0)
 
 
+@pytest.mark.parametrize(
+    "path", ["dense", *(pytest.param(p, marks=pytest.mark.slow) for p in ("list", "tiles"))]
+)
+def test_many_kinds_have_the_numbers_of_few(path):
+    """Twelve kinds, which are looked up, four each with the numbers of one of three."""
+    x, box = map(jnp.asarray, liquid(72, 0.3, seed=7))
+    kinds, w = np.arange(72) % 12, jnp.cos(x)
+    few = {"epsilon": jnp.asarray([1.0, 0.8, 1.3]), "sigma": jnp.asarray([1.0, 0.9, 0.8])}
+    many = {k: jnp.tile(v, 4) for k, v in few.items()}
+
+    @eqx.filter_jit
+    def numbers(potential, params, neighbours):
+        given = params, x, box
+        back, moved = potential.pullback(*given, w, neighbours)
+        summed = {k: jnp.sum(v.reshape(-1, 3), axis=0) for k, v in back.items()}
+        forces = potential.forces(*given, neighbours)
+        return potential.thermo(*given, neighbours), forces, moved, summed
+
+    found = []
+    for params, species in ((few, kinds % 3), (many, kinds)):
+        potential = md.LennardJones(2.0, "switch", path=path, species=species)
+        found.append(numbers(potential, params, potential.allocate(params, x, box)))
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * np.abs(b).max())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mie", "morse", "inverse power", "yukawa", "buckingham"])
 @pytest.mark.parametrize("truncation", ["cut", "switch"])

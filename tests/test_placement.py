@@ -25,7 +25,7 @@ EIGHT = "--xla_force_host_platform_device_count=8"
 # system:adjoint:devices:conditions; seven conditions do not divide
 FAST = """
 chatty:-:4:4 Lotka-Volterra:Direct:8:8 Lotka-Volterra:RecursiveCheckpoint:4:7 Kepler:Reversible:4:8
-advection-diffusion:RecursiveCheckpoint:8:8 drive:-:4:7
+Kepler:Auto:2:8 advection-diffusion:RecursiveCheckpoint:8:8 drive:-:4:7
 fit:lbfgs:4:7 fit:reweighting:4:6
 """.split()
 LONG = """

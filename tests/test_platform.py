@@ -1,5 +1,6 @@
 """What diffsim relies on in its platform: a jax that computes correctly, and a quick import."""
 
+import os
 import sys
 from importlib import metadata
 
@@ -9,6 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from conftest import CHECKOUT, command
+from diffsim import _programs
 from diffsim._programs import mappings, release_programs
 
 
@@ -78,3 +80,38 @@ def test_programs_are_dropped_before_a_process_is_full():
     assert release_programs(many=held // 2)
     assert mappings() < held - 20
     assert jnp.allclose(programs[2](jnp.ones(3)), 3 * jnp.sin(2.0))
+
+
+@pytest.mark.parametrize(
+    ("processor", "given", "known", "wanted"),
+    [
+        ("avx2 avx512f", "", True, "--xla_cpu_prefer_vector_width=512"),
+        ("avx2 avx512f", "--a=1", True, "--a=1 --xla_cpu_prefer_vector_width=512"),
+        ("avx2", "--a=1", True, "--a=1"),
+        ("avx512f", "--xla_cpu_prefer_vector_width=128", True, "--xla_cpu_prefer_vector_width=128"),
+        ("avx512f", "", False, ""),
+        (None, "", True, ""),
+    ],
+)
+def test_vectors_are_as_wide_as_the_processor_s(
+    processor, given, known, wanted, tmp_path, monkeypatch
+):
+    """Where XLA knows the word for it, and nobody said otherwise."""
+    about = tmp_path / "cpuinfo"
+    if processor is not None:
+        about.write_text(f"flags: fpu {processor} aes")
+    monkeypatch.setattr(_programs, "_PROCESSOR", about)
+    monkeypatch.setattr(_programs, "UNTRIED", (99,) if known else (0, 0))
+    monkeypatch.setenv("XLA_FLAGS", given)
+    _programs.wide_vectors()
+    assert os.environ["XLA_FLAGS"] == wanted
+
+
+def test_xla_still_knows_the_width_of_vectors():
+    """An unknown flag ends the process: `UNTRIED` is the first jaxlib this was not run with."""
+    version = tuple(map(int, metadata.version("jaxlib").split(".")[:2]))
+    if version >= _programs.UNTRIED:
+        pytest.skip(f"not asked for in jaxlib {version}")
+    flags = f"--{_programs.WIDTH}=512"
+    code = f"import os; os.environ['XLA_FLAGS'] = {flags!r}; import jax; print(len(jax.devices()))"
+    assert int(command(sys.executable, "-c", code)) >= 1

@@ -458,6 +458,7 @@ def lynx_hare():
     return Problem(simulation, parameters, targets, Schedule(ts=np.arange(21.0)))
 
 
+@pytest.mark.slow  # to compile
 def test_lynx_and_hare_find_their_mode():
     """From the priors' centres, where most periods are wrong; rough numbers by Laplace."""
     found = ds.posterior(lynx_hare(), Laplace())

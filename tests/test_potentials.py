@@ -251,6 +251,29 @@ def test_a_network_moves_atoms_and_is_found_from_where_they_go():
     np.testing.assert_allclose(prediction, net(x, jnp.asarray(box)), rtol=0.05)
 
 
+def test_a_behler_parrinello_network_of_jax_md_is_a_potential():
+    x, box = md.lattice(16, density=0.5)
+    x = x + 0.05 * np.random.default_rng(0).normal(size=x.shape)
+    displacement, _ = space.periodic(np.asarray(box))
+    made = energy.behler_parrinello(displacement, key=jax.random.key(0), mlp_sizes=(5, 5))
+    model: Any = made.model
+    potential = md.FlaxModule(model, lambda net, x, box: net(x))
+    weights = jax.tree.map(lambda w: w.astype(float), md.FlaxModule.initial(model))
+    value = jax.jit(lambda net, x: potential.energy({"net": net}, x, jnp.asarray(box)))
+    assert float(value(weights, x)) == pytest.approx(
+        float(jax.jit(made)(jnp.asarray(x))), rel=1e-12
+    )
+    noise = np.random.default_rng(1)
+    along = jax.tree.map(lambda w: jnp.asarray(noise.normal(size=w.shape)), (weights, x))
+    slope = jax.jvp(value, (weights, jnp.asarray(x)), along)[1]
+    h = 1e-4
+    ahead, behind = (
+        value(*jax.tree.map(lambda w, v, s=s: w + s * h * v, (weights, x), along)) for s in (1, -1)
+    )
+    assert float(ahead - behind) / (2 * h) == pytest.approx(float(slope), rel=1e-6)
+    assert abs(float(slope)) > 1e-3
+
+
 def test_ways_to_give_parameters():
     x, box, net = _network_system()
     box = jnp.asarray(box)

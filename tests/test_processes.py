@@ -167,6 +167,7 @@ def test_two_processes_equal_one(tmp_path):
     [
         (["scale.processes=0"], "scale.processes"),
         (["scale.processes=two"], "scale.processes"),
+        (["scale.processes=100000"], "scale.processes"),
         (["scale.devices=2"], "scale.devices"),
         (["scale.processes=2", "placement=single"], "placement"),
         (["-m", "scale.processes=2", "seed=0,1"], "scale.processes"),

@@ -58,6 +58,7 @@ def water():
     return potential, given | {"positions": x}, rigid
 
 
+@pytest.mark.slow  # to compile
 def test_the_pressure_is_that_of_the_centres(water):
     """-dU/dV where the box moves centres of mass alone, whichever image of an atom is at hand; each
     edge by itself as well."""
@@ -94,6 +95,7 @@ def test_the_pressure_is_that_of_the_centres(water):
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow  # to compile
 def test_samples_are_seen_with_the_forces_of_other_parameters(water):
     """What holds a bond depends on the forces: those of the parameters that ask."""
     potential, given, rigid = water

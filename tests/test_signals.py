@@ -12,7 +12,7 @@ from diffsim._errors import Interrupted
 from diffsim._signals import Signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_wait_for_the_loop_and_handlers_come_back(number):
     before = signal.getsignal(number)
     with Signals() as signals:
@@ -25,6 +25,17 @@ def test_signals_wait_for_the_loop_and_handlers_come_back(number):
             signals.check()
     assert caught.value.signum == number
     assert signal.getsignal(number) is before
+
+
+def test_what_nohup_keeps_away_stays_away():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGHUP)
+            signals.check()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_second_signal_quits_at_once():

@@ -351,7 +351,7 @@ def test_on_a_cluster_of_one():
     """submitit's local executor: the way of Slurm, on this machine."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     words = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10"]
-    code, said = ended("-m", *NVE, IN, "precision=float32,float64", *words)
+    code, said = ended("-m", *NVE, "laws=[]", IN, "precision=float32,float64", *words)
     assert code == 0, said
     assert states() == ["done", "done"]
     assert (PLACE / ".submitit").is_dir()

@@ -7,9 +7,9 @@ import difflib
 from collections.abc import Iterable
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name closest to `name`, or None when nothing is close."""
-    match = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=1, cutoff=0.5)
+def nearest(name: str, allowed: Iterable[str], least: float = 0.5) -> str | None:
+    """The allowed name closest to `name`, or None when nothing is close: `least` of 1 in common."""
+    match = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=1, cutoff=least)
     return match[0] if match else None
 
 

@@ -1,17 +1,38 @@
-"""What a configuration may say to Hydra: which launcher, and where the folders of the jobs are."""
+"""What words may begin with, and what a configuration may say to Hydra: which launcher, and where
+the folders of the jobs are."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ._build import walk
-from ._errors import ConfigError
+from ._build import KEYS, walk
+from ._errors import ConfigError, nearest
 
 SWEEPER_HINT = "search.trials=NUMBER"
 _SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # there by default, never run
+_COMMANDS = ("resume", "verify", "hydra")  # words start with them as with a key
+
+
+def check_words(words: Sequence[str], experiments: Sequence[str]) -> None:
+    """Refuse the bare name of an experiment."""
+    for word in words:
+        close = nearest(word, experiments, 0.7)
+        if close is not None and not re.search("[=~]", word):
+            cause, hint = "does not read as KEY=VALUE", f"experiment={close}"
+            raise ConfigError(cause, key="command line", value=word, suggestion=hint)
+
+
+def check_name(key: str, groups: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a word that begins with no key of a configuration, and no group of its choices."""
+    head = re.split("[./]", key)[0]
+    names = tuple(dict.fromkeys(("experiment", *groups, *KEYS, *_COMMANDS)))
+    if groups and head not in names:
+        close = nearest(head, names)
+        hint = "" if close is None else close + key.removeprefix(head)
+        raise ConfigError("unknown key", key=key, allowed=names, suggestion=hint)
 
 
 def check_hydra(hydra: Any) -> None:

@@ -12,6 +12,10 @@ _NOT_THERE = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'"
 _NO_CHOICE = re.compile(r"You must specify '([^']+)'")
 _THERE = re.compile(r"An item is already at '([^']+)'")
 _INTERPOLATION = re.compile(r"full_key: (\S+)")
+_HYDRAS = (  # what a user of diffsim may want of Hydra
+    *("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra/launcher"),
+    *("hydra.launcher.n_jobs", "hydra.launcher.timeout_min"),
+)
 
 
 @contextmanager
@@ -47,7 +51,7 @@ def _translated(error: Exception, keys: Sequence[str]) -> ConfigError:
         return ConfigError(f"choose one with {match[1]}=NAME", key=match[1])
     if match := _NOT_THERE.search(text):
         key = match[1]
-        allowed = None if key.startswith("hydra") else keys
+        allowed = _HYDRAS if key.startswith("hydra") else keys
         return ConfigError("unknown key", key=key, allowed=allowed or None)
     if match := _THERE.search(text):
         return ConfigError("is there already: set it without the +", key=match[1])

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 from ._errors import ConfigError, Interrupted, LawBroken, SimulationError
 from ._scale import LOST, current
 from ._secrets import scrub
+from ._streams import tell
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ._experiment import Experiment
     from ._scale import Member
     from ._signals import Signals
     from ._store import RunDirectory
 
 FAILED = 1e30  # the objective of a run that has none: sweepers want a finite number
-STATES = {0: "done", 4: "law_broken", 130: "interrupted", 143: "interrupted"}
+STATES = {0: "done", 4: "law_broken", 129: "interrupted", 130: "interrupted", 143: "interrupted"}
 
 
 def conduct(
@@ -35,13 +38,13 @@ def conduct(
     from ._report import Console
     from ._signals import Signals
 
-    directory.status("running", experiment=experiment.name)
     objective, code, facts, member = FAILED, 0, {}, current()
     if member.watch is not None and member.leads:
         member.watch.on_lost = lambda text: directory.status(
             "failed", LOST, experiment=experiment.name, message=text
         )
     try:
+        directory.status("running", experiment=experiment.name)
         with Signals() as signals:
             together = _together(signals, member)
 
@@ -63,8 +66,7 @@ def conduct(
         directory.status(STATES.get(code, "failed"), code, experiment=experiment.name, **facts)
     if code == 5:
         return FAILED, code
-    _describe(directory)
-    return objective if math.isfinite(objective) else FAILED, _report(directory, code)
+    return objective if math.isfinite(objective) else FAILED, report(directory, code)
 
 
 def _fault(directory: RunDirectory, error: Exception) -> tuple[int, dict[str, Any]]:
@@ -72,21 +74,24 @@ def _fault(directory: RunDirectory, error: Exception) -> tuple[int, dict[str, An
     from ._store import is_full
 
     if not is_full(error):
-        traceback.print_exc()
+        tell(traceback.format_exc(), sys.stderr)
         return 1, {"message": f"{type(error).__name__}: {error}"}
-    message = (
-        f"the disk with {str(directory.path)!r} is full; what was saved is intact: make room, "
-        f"then go on with resume={directory.path}"
-    )
+    message = full(directory.path)
     complain(message)
     return 5, {"message": message}
+
+
+def full(place: Path) -> str:
+    return (
+        f"the disk with {str(place)!r} is full; what was saved is intact: make room, "
+        f"then go on with resume={place}"
+    )
 
 
 def complain(error: object) -> None:
     """One line on standard error."""
     line = scrub(" ".join(str(error).split()))
-    sys.stderr.write(f"diffsim{current().name}: {line}\n")
-    sys.stderr.flush()
+    tell(f"diffsim{current().name}: {line}\n", sys.stderr)
 
 
 def _together(signals: Signals, member: Member) -> Callable[[], None]:
@@ -119,15 +124,15 @@ def _describe(directory: RunDirectory) -> None:
             write_xdmf(directory.trajectory)
 
 
-def _report(directory: RunDirectory, code: int) -> int:
-    """Write the report and print the end of the run. A fault here does not hide an earlier one."""
+def report(directory: RunDirectory, code: int) -> int:
+    """Write the report and print the end of the run: `code`, or 1 where it was 0 and this fails."""
     from ._report import Console, write_report
 
     try:
+        _describe(directory)
         path = write_report(directory.path)
-    except Exception:
-        traceback.print_exc()
-        return code or 1
+    except Exception as error:
+        return code or _fault(directory, error)[0]
     console = Console()
     console.summary(_rows(directory.read_result() or {}))
     console.say(str(path))

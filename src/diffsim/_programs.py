@@ -1,4 +1,5 @@
-"""Compiled programs: how to get them sooner, and rid of those that nobody needs any more.
+"""Compiled programs: how to get them sooner and quicker, and rid of those that nobody needs any
+more.
 
 JAX keeps what it compiled. On a CPU a program holds some three of the memory mappings that Linux
 allows a process, 65,530 unless told otherwise; the compilation that finds none left kills the
@@ -10,12 +11,30 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 _MAPPINGS = Path("/proc/self/maps")
 MANY = 12_000  # some three gigabytes
 RARE = (100_000, 50, 100)  # new objects, and younger collections, between two searches for cycles
+_PROCESSOR = Path("/proc/cpuinfo")
+WIDTH = "xla_cpu_prefer_vector_width"
+UNTRIED = (0, 13)  # the first jaxlib that may not know it: an unknown flag ends the process
+
+
+def wide_vectors() -> None:
+    """Before JAX starts: let XLA use vectors of 512 bits where the processor has them. It stays at
+    256 unless told, and a step of 4,000 atoms takes a third longer. What `XLA_FLAGS` says stands.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    version = metadata.version("jaxlib").split(".")[:2]
+    if WIDTH in flags or tuple(map(int, version)) >= UNTRIED:
+        return
+    with contextlib.suppress(OSError):
+        if "avx512f" in _PROCESSOR.read_text(encoding="utf-8"):
+            os.environ["XLA_FLAGS"] = f"{flags} --{WIDTH}=512".strip()
 
 
 def mappings() -> int:

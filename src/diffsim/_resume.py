@@ -17,27 +17,31 @@ HELD = ("diffsim", "jax", "jaxlib")  # another major or minor version of these i
 SHOWN = 8  # differences in one line
 
 
-def reopened(place: str) -> tuple[RunDirectory, dict[str, Any]]:
-    """The directory of an earlier run and its configuration. Writes nothing.
+def settled(directory: RunDirectory) -> dict[str, Any]:
+    """The configuration of an earlier run, which may go on with it. Writes nothing.
 
     Refuses, with the differences, a configuration, data, or a version of diffsim or jax that are
     not those of the restart. What may change the last bits alone (a patch, another commit, another
     kind of device) is a warning.
     """
-    from ._store import RunDirectory, identity
+    from ._store import identity
 
-    directory = RunDirectory.open(place)
     settings = config.load_saved(directory.config_text())
     saved = _identity(directory)
-    if saved is not None and not finished(directory):
+    if saved is not None:
         now = identity(directory.config_text(), settings["data_files"])
         compare(saved, now, settings)
-    return directory, settings
+    return settings
 
 
 def finished(directory: RunDirectory) -> bool:
     """Whether there is nothing left to do."""
     return directory.read_status().get("state") == "done"
+
+
+def complete(directory: RunDirectory) -> bool:
+    """Whether it is finished and has its report, which is written last."""
+    return finished(directory) and directory.report.is_file()
 
 
 def rewound(directory: RunDirectory) -> bool:

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM as a wish that the host's loop grants between two chunks."""
+"""Ctrl-C, SIGTERM and a terminal that hangs up, as a wish that the host's loop grants between two
+chunks."""
 
 from __future__ import annotations
 
@@ -10,14 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 from ._errors import Interrupted
+from ._streams import tell
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class Signals:
-    """While it is entered, the first SIGINT or SIGTERM is kept in `asked`, for `check` to raise as
-    `Interrupted`; the second ends the process at once, with exit code 128 + signal. `told` is
-    called with the first at once, in a thread of its own.
+    """While it is entered, the first SIGINT, SIGTERM or SIGHUP is kept in `asked`, for `check` to
+    raise as `Interrupted`; the second ends the process at once, with exit code 128 + signal.
+    `told` is called with the first at once, in a thread of its own. `nohup` keeps SIGHUP away.
 
     Python runs its handlers only when the main thread is back from XLA, which may take minutes in a
     compilation. So a thread of its own reads signals as they come, from Python's wake-up pipe.
@@ -43,7 +45,7 @@ class Signals:
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[1], False)
         self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-        for each in SIGNALS:
+        for each in caught():
             self._before[each] = signal.signal(each, _do_nothing)
         self._thread = threading.Thread(target=self._read, args=self._pipe[:1], daemon=True)
         self._thread.start()
@@ -70,8 +72,13 @@ class Signals:
             self.asked = number
             if self._told is not None:
                 self._told(number)
-            sys.stderr.write("stopping at the next restart point; once more to quit at once\n")
-            sys.stderr.flush()
+            tell("stopping at the next restart point; once more to quit at once\n", sys.stderr)
+
+
+def caught() -> list[int]:
+    """The signals that are not kept away from this process: `nohup` has it ignore SIGHUP."""
+    kept_away = [each for each in SIGNALS[2:] if signal.getsignal(each) is signal.SIG_IGN]
+    return [each for each in SIGNALS if each not in kept_away]
 
 
 def _do_nothing(*_: object) -> None:

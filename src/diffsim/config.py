@@ -18,7 +18,7 @@ from ._build import build as build
 from ._build import validate as validate
 from ._build import walk
 from ._errors import ConfigError
-from ._hydra_checks import SWEEPER_HINT, check_hydra, container, is_inside
+from ._hydra_checks import SWEEPER_HINT, check_hydra, check_name, check_words, container, is_inside
 from ._hydra_checks import check_launcher as check_launcher
 from ._hydra_errors import hydra_errors
 
@@ -203,6 +203,7 @@ def _sources(config_dir: str | Path | None) -> list[Path]:
 def _read(overrides: Sequence[str], config_dir: str | Path | None) -> list[str]:
     """The words of the command line, checked one by one, as they go to Hydra."""
     known = _known(config_dir)
+    check_words(overrides, known["experiment"])
     words = _parsed(overrides)
     texts = [_checked(word, known) for word in words]
     if not any(word.key_or_group == "experiment" for word in words):
@@ -233,6 +234,7 @@ def _checked(word: Any, known: Mapping[str, list[str]]) -> str:
     for name in (key, ".".join(key.split(".")[:2])):
         if name in _NOT_HERE:
             raise ConfigError("is not for the command line", key=key, suggestion=_NOT_HERE[name])
+    check_name(key, known)
     if key in known or "/" in key:
         # Hydra reads group/choice.yaml wherever that leads.
         choice = text.partition("=")[2]

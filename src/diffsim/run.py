@@ -2,8 +2,8 @@
 
 Exit codes: 0 done; 1 a fault of the program, with its traceback; 2 a bad configuration, in one
 line, nothing written; 3 a numerical failure; 4 a law broken under `action: stop`; 5 the disk is
-full, the last restart intact; 6 another process of the run was lost; 130 and 143 interrupted, with
-a restart saved.
+full, the last restart intact; 6 another process of the run was lost; 129, 130 and 143 interrupted,
+with a restart saved; 141 an answer (`--help`, `--list`) that nobody read to its end.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import config
 from ._errors import ConfigError, nearest
-from ._outcome import FAILED, complain, conduct
-from ._programs import rare_collections, release_programs
-from ._scale import current, detected, joined, launch
+from ._outcome import FAILED, complain, conduct, full, report
+from ._programs import rare_collections, release_programs, wide_vectors
+from ._scale import Member, detected, joined, launch
+from ._streams import GONE, settle, tell
 
 if TYPE_CHECKING:
     from ._store import RunDirectory
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # XLA calls features (`+prefer-no-gather`) no processor reports. Faults are raised, not printed.
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # of jax, inherited
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    wide_vectors()
     try:
         with rare_collections():
             return _dispatch(words)
@@ -73,6 +75,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        return _no_room(error, words)
+    finally:
+        settle()
+
+
+def _no_room(error: OSError, words: Sequence[str]) -> int:
+    """The exit code where a disk is full before a run can say so itself."""
+    from ._store import is_full
+
+    if not is_full(error):
+        raise error
+    place = next((w.partition("=")[2] for w in words if w.startswith("resume=")), ".")
+    complain(full(Path(place)))
+    return 5
 
 
 def task(_: Any) -> float:
@@ -94,23 +111,18 @@ def task(_: Any) -> float:
 def _dispatch(words: list[str]) -> int:
     options = _options(words)
     if options.help:
-        _say(_help(options.config_dir))
-    elif options.version:
-        _say(f"diffsim {metadata.version('diffsim')}")
-    elif options.list:
+        return _say(_help(options.config_dir))
+    if options.version:
+        return _say(f"diffsim {metadata.version('diffsim')}")
+    if options.list:
         listed = config.experiments(options.config_dir)
         width = max(map(len, listed), default=0)
-        _say("\n".join(f"{name:<{width}}  {question}" for name, question in listed.items()))
-    elif any(word.startswith("resume=") for word in options.words):
-        with joined():
-            return _resume(_own_copy(options))
-    elif any(word.startswith("verify=") for word in options.words):
+        return _say("\n".join(f"{name:<{width}}  {question}" for name, question in listed.items()))
+    if any(word.startswith("resume=") for word in options.words):
+        return _resume(options)
+    if any(word.startswith("verify=") for word in options.words):
         return _verify(options)
-    elif options.multirun:
-        return _sweep(options)
-    else:
-        return _single(options)
-    return 0
+    return _sweep(options) if options.multirun else _single(options)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -143,6 +155,10 @@ def _help(config_dir: str | None) -> str:
 
 def _single(options: argparse.Namespace) -> int:
     composed = config.prepare(options.words, options.config_dir)
+    if composed.search:
+        from ._sweep.space import settings
+
+        settings(composed.search)  # its keys are wrong or right without -m too
     count = composed.config["scale"]["processes"]
     if count > 1:
         _check_placement(composed.config, count)
@@ -151,16 +167,20 @@ def _single(options: argparse.Namespace) -> int:
         return launch([*options.words, *folder], count)
     with (
         joined() as member,
+        contextlib.ExitStack() as stack,
         _precision(composed.config["precision"]),
         _programs(composed.config),
     ):
         experiment = config.build(composed.config)
-        if not member.leads:
-            place = member.folder()
-        else:
-            place = composed.run_dir if composed.chosen else _unused(composed.run_dir)
-            member.agreed(0)  # the folder of the others is theirs alone
-        return conduct(experiment, _create(place, composed.config))[1]
+
+        def begun() -> RunDirectory:
+            if not member.leads:
+                place = member.folder()
+            else:
+                place = composed.run_dir if composed.chosen else _unused(composed.run_dir)
+            return _entered(stack, _create(place, composed.config), "hydra.run.dir")
+
+        return conduct(experiment, member.together(begun))[1]
 
 
 def _check_placement(settings: dict[str, Any], count: int) -> None:
@@ -170,21 +190,17 @@ def _check_placement(settings: dict[str, Any], count: int) -> None:
         raise ConfigError(cause, key="placement", value="single", allowed="batch, pmap")
 
 
-def _own_copy(options: argparse.Namespace) -> argparse.Namespace:
-    """For a process that does not lead, a copy of the run directory to go on in."""
-    member, words = current(), options.words
-    if member.group is None:
-        return options
-    found = Path(words[0].partition("=")[2])
-    if member.leads or len(words) > 1 or not found.is_dir():
-        member.agreed(0)
-        return options
-    return argparse.Namespace(**vars(options) | {"words": [f"resume={member.folder(found)}"]})
+def _entered(stack: contextlib.ExitStack, directory: RunDirectory, key: str) -> RunDirectory:
+    """A run directory that is this process's alone until `stack` is left."""
+    from ._store import alone
+
+    stack.enter_context(alone(directory.path, key))
+    return directory
 
 
 def _resume(options: argparse.Namespace) -> int:
     from . import _sweep as sweeps
-    from ._resume import finished, reopened, rewound
+    from ._store import RunDirectory
 
     place = Path(next(w for w in options.words if w.startswith("resume=")).partition("=")[2])
     if sweeps.is_sweep(place):
@@ -192,13 +208,34 @@ def _resume(options: argparse.Namespace) -> int:
     if len(options.words) > 1 or options.multirun or options.config_dir:
         cause = "goes on with the configuration of the run, and takes nothing else"
         raise ConfigError(cause, key="resume")
-    directory, settings = reopened(options.words[0].partition("=")[2])
-    if finished(directory):
-        _say(f"{directory.path} is finished")
-        return 0
+    with joined() as member, contextlib.ExitStack() as stack:
+        directory = member.together(lambda: RunDirectory.open(place))
+        return _gone_on(directory, member, stack)
+
+
+def _gone_on(directory: RunDirectory, member: Member, stack: contextlib.ExitStack) -> int:
+    """A run to its end; where several processes go on with it, each but the first in a copy."""
+    from ._resume import complete, finished, rewound, settled
+
+    place = directory.path
+
+    def entered() -> None:
+        if member.leads and not complete(directory):
+            _entered(stack, directory, "resume")
+
+    member.together(entered)
+    if member.agreed(finished(directory)):
+        late = member.leads and not directory.report.is_file()  # a kill came before it
+        code = report(directory, 0) if late else 0
+        _say(f"{place} is finished")
+        return code
+    own = member.together(
+        lambda: directory if member.leads else replace(directory, path=member.folder(place))
+    )
+    settings = member.together(lambda: settled(own))
     with _precision(settings["precision"]), _programs(settings):
         experiment = config.build(settings)
-        return conduct(experiment, directory, resume=rewound(directory))[1]
+        return conduct(experiment, own, resume=rewound(own))[1]
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -242,22 +279,22 @@ def _resume_sweep(place: Path, words: Sequence[str]) -> int:
 def _job(directory: RunDirectory, old: bool, poll: Callable[[], None]) -> tuple[float, int]:
     """A job in its directory, from its restart where it is an old one: the objective and the exit
     code."""
-    from ._resume import reopened, rewound
+    from ._resume import finished, rewound, settled
 
     try:
-        if old:
-            directory, settings = reopened(str(directory.path))
-        else:
-            settings = config.load_saved(directory.config_text())
+        if old and finished(directory):  # meanwhile, by itself
+            return directory.read_status().get("objective", FAILED), 0
+        settings = settled(directory) if old else config.load_saved(directory.config_text())
         with _precision(settings["precision"]), _programs(settings):
             experiment = config.build(settings)
             return conduct(experiment, directory, resume=old and rewound(directory), poll=poll)
     except ConfigError as error:
         complain(error)
-        directory.status("failed", 2, message=str(error))
+        if not old:  # what cannot go on today may tomorrow
+            directory.status("failed", 2, message=str(error))
         return FAILED, 2
     except Exception as error:
-        traceback.print_exc()
+        tell(traceback.format_exc(), sys.stderr)
         directory.status("failed", 1, message=f"{type(error).__name__}: {error}")
         return FAILED, 1
 
@@ -331,8 +368,9 @@ def _configure(values: dict[str, Any]) -> None:
     compilation_cache.reset_cache()  # or what was compiled before would decide
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
+def _say(text: str) -> int:
+    """An answer to a question: the exit code."""
+    return 0 if tell(text + "\n", sys.stdout) else GONE
 
 
 if __name__ == "__main__":

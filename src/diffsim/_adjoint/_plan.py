@@ -106,8 +106,10 @@ def _item(dtype: Any) -> int:
 
 
 def abstract(tree: PyTree) -> PyTree:
-    """The same tree with shapes in place of arrays."""
-    one = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if eqx.is_array(x) else x  # noqa: E731
+    """The same tree with shapes in place of arrays, on no devices: what is traced inside of
+    shard_map has a mesh, for which nothing can be compiled by itself."""
+    known = lambda x: eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct)  # noqa: E731
+    one = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if known(x) else x  # noqa: E731
     return jax.tree.map(one, tree)
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, SupportsInt, runtime_checkable
 
+from .._streams import Outlet
 from .numbers import human_time, significant
 
 _INTERVAL = 5.0  # seconds between plain lines
-_ASCII = str.maketrans({"±": "+-", "×": "x", "…": "...", "−": "-", "–": "-", "Å": "A", "µ": "u"})
 
 
 @runtime_checkable
@@ -29,12 +29,12 @@ class Console:
     """Writes to `file` (standard output where none is given); with `quiet=True` it says nothing.
 
     A terminal gets a bar that redraws itself. A file or pipe gets whole lines without control
-    characters: the first, the last, and one every five seconds.
+    characters: the first, the last, and one every five seconds. A reader who is gone is no fault.
     """
 
     def __init__(self, quiet: bool = False, file: Stream | None = None) -> None:
         self._quiet = quiet
-        self._file = file if file is not None else sys.stdout
+        self._file = Outlet(file if file is not None else sys.stdout)
         self._live = not quiet and self._file.isatty() and os.environ.get("TERM") != "dumb"
         self._bars: list[Any] = []
 
@@ -43,8 +43,7 @@ class Console:
         if self._bars:
             self._bars[-1].console.print(text, markup=False, highlight=False)  # above the bar
         elif not self._quiet:
-            self._file.write(self._writable(text) + "\n")
-            self._file.flush()
+            self._file.write(text + "\n")
 
     @contextmanager
     def compiling(self, what: str) -> Iterator[None]:
@@ -114,14 +113,6 @@ class Console:
                 yield bar
             finally:
                 self._bars.pop()
-
-    def _writable(self, text: str) -> str:
-        encoding = getattr(self._file, "encoding", None) or "utf-8"
-        try:
-            text.encode(encoding)
-        except (UnicodeEncodeError, LookupError):
-            return text.translate(_ASCII).encode("ascii", "replace").decode("ascii")
-        return text
 
 
 class Progress(ABC):

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from typing import IO
 
 from .._errors import ConfigError
+from .._signals import caught
+from .._streams import tell
 from ._detect import COORDINATOR, PROCESS, PROCESSES
 from ._watch import GRACE, LOST
 
@@ -25,6 +27,10 @@ def launch(words: Sequence[str], count: int) -> int:
     """`python -m diffsim.run` with `words` as `count` processes of this machine, which share out
     its GPUs if it has any: the exit code of the run. The first speaks for all; what another says is
     shown where it failed alone."""
+    most = max(8, 4 * (os.cpu_count() or 1))
+    if count > most:
+        cause = "are more processes than this machine should bear"
+        raise ConfigError(cause, key="scale.processes", value=count, allowed=f"1 to {most}")
     shares = _gpus(count)
     address = f"127.0.0.1:{_free_port()}"
     with contextlib.ExitStack() as stack:
@@ -59,26 +65,25 @@ def _verdict(codes: Sequence[int], said: Sequence[IO[str]]) -> int:
     for index, code in enumerate(codes):
         if index and code not in (codes[0], 0, LOST):
             said[index].seek(0)
-            sys.stderr.write(said[index].read())
+            tell(said[index].read(), sys.stderr)
     if codes[0] < 0:
-        sys.stderr.write(f"diffsim: process 0 was ended by signal {-codes[0]}\n")
+        tell(f"diffsim: process 0 was ended by signal {-codes[0]}\n", sys.stderr)
         return LOST
     return codes[0] or max((code if code > 0 else LOST for code in codes[1:] if code), default=0)
 
 
 @contextlib.contextmanager
 def _passed_on(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """SIGTERM goes to the processes; Ctrl-C reaches them by itself, and they end in their time."""
+    """SIGTERM goes to the processes; Ctrl-C and a terminal that hangs up reach them by themselves,
+    and they end in their time."""
 
     def hand_on(signum: int, _: object) -> None:
         for process in processes:
             if process.poll() is None:
                 process.send_signal(signum)
 
-    before = {
-        signal.SIGTERM: signal.signal(signal.SIGTERM, hand_on),
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
-    }
+    how = {each: hand_on if each == signal.SIGTERM else lambda *_: None for each in caught()}
+    before = {each: signal.signal(each, handler) for each, handler in how.items()}
     try:
         yield
     finally:

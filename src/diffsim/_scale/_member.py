@@ -9,8 +9,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from .._errors import ConfigError
 from ._detect import Group, detected
@@ -18,6 +19,7 @@ from ._watch import Watch, accepted, called, listening
 
 START_SECONDS = "DIFFSIM_START_SECONDS"  # how long processes wait for each other at the start
 TOKEN = 16  # bytes
+T = TypeVar("T")
 
 
 class Member:
@@ -46,6 +48,18 @@ class Member:
 
         return int(np.max(process_allgather(np.int32(value))))
 
+    def together(self, attempt: Callable[[], T]) -> T:
+        """What `attempt` returns, once it has in every process. Where one of them refuses
+        (`ConfigError`), all do."""
+        made, refused = None, None
+        try:
+            made = attempt()
+        except ConfigError as error:
+            refused = error
+        if self.agreed(int(refused is not None)):
+            raise refused or ConfigError("another process of this run was refused", key="scale")
+        return made  # pyright: ignore[reportReturnType]
+
     def leave(self, failed: bool = False) -> None:
         """Nobody need wait for this process any more."""
         if self.watch is not None:
@@ -65,7 +79,6 @@ class Member:
         place = self.scratch / "run"
         if like is not None:
             shutil.copytree(like, place)
-        self.agreed(0)  # process 0 changes nothing before all have their copy
         return place
 
 

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from .._streams import tell
+
 BEAT, SILENCE, GRACE = 1.0, 60.0, 60.0  # seconds
 ALIVE, DONE, FAILED, OVER = b".", b"d", b"f", b"x"
 LOST = 6  # the exit code of those whose peer was lost
@@ -81,8 +83,7 @@ class Watch:
         if self.left:
             return
         text = f"process {peer} {how} before its time; a run cannot go on without it"
-        sys.stderr.write(f"diffsim: {text}; resume= goes on from the last restart\n")
-        sys.stderr.flush()
+        tell(f"diffsim: {text}; resume= goes on from the last restart\n", sys.stderr)
         self._tell(OVER)
         if self.on_lost is not None:
             with contextlib.suppress(Exception):

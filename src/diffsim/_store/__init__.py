@@ -4,6 +4,8 @@ from .cached import cached_arrays as cached_arrays
 from .cached import programs_folder as programs_folder
 from .h5md_unit import h5md_unit as h5md_unit
 from .json_text import to_json as to_json
+from .lock import alone as alone
+from .lock import locked as locked
 from .parameters import fitted as fitted
 from .parameters import write_parameters as write_parameters
 from .provenance import file_sha256 as file_sha256

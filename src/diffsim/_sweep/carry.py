@@ -9,8 +9,9 @@ from typing import Any
 
 from .. import config
 from .._errors import ConfigError
+from .._outcome import complain
 from .._report import Console
-from .._store import RunDirectory, mask_secrets
+from .._store import RunDirectory, alone, mask_secrets
 from . import jobs as of
 from .launch import Assigned, launch, parallel
 from .page import write_page
@@ -74,15 +75,25 @@ def claimed(job: Assigned) -> Iterator[tuple[RunDirectory, bool] | None]:
     if of.stopped(job.record) is not None:
         yield None
         return
-    with of.held(job.record, job.job.folder) as ours:
-        if not ours:
-            yield None
-        elif (job.path / "config.yaml").is_file():
-            yield RunDirectory.open(job.path), True
-        else:
-            for torn in job.path.glob(".config.yaml.*.part"):  # of a process that was killed
-                torn.unlink()
-            yield RunDirectory.create(job.path, job.job.config), False
+    with of.held(job.record, job.job.folder) as ours, contextlib.ExitStack() as stack:
+        yield _entered(job, stack) if ours else None
+
+
+def _entered(job: Assigned, stack: contextlib.ExitStack) -> tuple[RunDirectory, bool] | None:
+    """None where somebody goes on with the job by itself."""
+    old = (job.path / "config.yaml").is_file()
+    if old:
+        directory = RunDirectory.open(job.path)
+    else:
+        for torn in job.path.glob(".config.yaml.*.part"):  # of a process that was killed
+            torn.unlink()
+        directory = RunDirectory.create(job.path, job.job.config)
+    try:
+        stack.enter_context(alone(directory.path, "resume"))
+    except ConfigError as error:
+        complain(error)
+        return None
+    return directory, old
 
 
 def _searched(record: Record, task: Task, sweep: config.Sweep | None) -> tuple[Record, bool]:

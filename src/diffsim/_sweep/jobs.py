@@ -6,10 +6,9 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 from .._errors import ConfigError, Interrupted
-from .._store import RunDirectory
+from .._store import RunDirectory, is_full, locked
 from .record import Job, Record, sha256
 
 LOCKS = ".locks"
@@ -61,23 +60,16 @@ def held(record: Record, name: str) -> Iterator[bool]:
     """Whether `name` is ours for as long as this is entered: one process runs a job. The lock goes
     with the process, however it ends."""
     place = record.path / LOCKS
-    place.mkdir(exist_ok=True)
-    with open(place / name.replace("/", "%"), "a") as file:
-        yield _locked(file)
-
-
-def _locked(file: IO[str]) -> bool:
     try:
-        import fcntl
-    except ImportError:  # where there is no such thing, nothing keeps two apart
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
+        place.mkdir(exist_ok=True)
+        file = open(place / name.replace("/", "%"), "a")  # noqa: SIM115
+    except OSError as error:
+        if is_full(error):
+            raise
+        cause = f"{str(record.path)!r} cannot be written: {error.strerror}"
+        raise ConfigError(cause, key="resume") from None
+    with file:
+        yield locked(file.fileno())
 
 
 def stop(record: Record, signum: int) -> None:

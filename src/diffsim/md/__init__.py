@@ -45,6 +45,8 @@ from ._nve import NVE as NVE
 from ._nvt import NVT as NVT
 from ._observable import AbstractObservable as AbstractObservable
 from ._openmm import to_openmm as to_openmm
+from ._openmm_reader import ForceField as ForceField
+from ._openmm_reader import from_openmm as from_openmm
 from ._pair import Pair as Pair
 from ._pair_laws import AbstractPairLaw as AbstractPairLaw
 from ._pair_laws import Buckingham as Buckingham

@@ -13,8 +13,8 @@ WORD = 32  # bits
 
 
 def fetch(values: Array, index: Any) -> Array:
-    """values[index], all of it inside."""
-    return values.at[index].get(mode="promise_in_bounds")
+    """values[index], none of it outside or negative: to look costs a pass of its own."""
+    return values.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def chosen(mask: Array, room: int) -> tuple[Array, Array]:

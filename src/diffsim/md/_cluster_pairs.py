@@ -52,17 +52,17 @@ class _Rows:
     def __init__(self, clusters: Clusters, species: Species):
         self.clusters, self.atoms = clusters, clusters.place.shape[0]
         self.slots, self.room = clusters.order.shape[0], clusters.near.shape[1]
-        # Empty slots stand where the last atom is; nobody lists them.
-        self.atom = jnp.minimum(clusters.order, self.atoms - 1)
+        # Empty slots stand where the last atom is; nobody lists them. One more slot for fillers.
+        self.atom = jnp.pad(jnp.minimum(clusters.order, self.atoms - 1), (0, 1))
         self.kinds = None if species is None else self.sorted(species)
 
     def sorted(self, values: Array) -> Array:
         return fetch(values, self.atom)
 
     def by_row(self, values: Array) -> Array:
-        """(slots, ...) as (rows, ROW, 1, ...)."""
+        """(slots + 1, ...) as (rows, ROW, 1, ...)."""
         more = self.clusters.near.shape[0] * ROW - self.slots
-        filled = jnp.pad(values, ((0, more), *((0, 0),) * (values.ndim - 1)))
+        filled = jnp.pad(values[: self.slots], ((0, more), *((0, 0),) * (values.ndim - 1)))
         return filled.reshape(-1, ROW, 1, *values.shape[1:])
 
     def in_blocks(self, values: Array) -> Array:
@@ -71,10 +71,10 @@ class _Rows:
 
     def there(self, values: Array, near: Array) -> Array:
         """Values of what is near, (rows, 1, room, ...)."""
-        return fetch(values, jnp.minimum(near, self.slots - 1))[:, None]
+        return fetch(values, near)[:, None]
 
     def coordinates(self, positions: Array, box: Array, dtype: Any) -> tuple[Array, Array]:
-        """Fractions of the box, (slots, 3), whose differences round to minimum images, and what
+        """Fractions of the box, (slots + 1, 3), whose differences round to minimum images, and what
         turns them into lengths."""
         edges = box.astype(dtype)
         if dtype == jnp.float64:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ._chosen import chosen, fetch
+from ._chosen import WORD, chosen, fetch
 from ._neighbours import GROWTH, SAFETY
 
 EIGHT = 3  # as a power of two
@@ -34,6 +34,8 @@ LANES = 16  # slots of a list come in this many: whole vector registers
 SPARE = (1.3, 1.35, 1.15)
 FULLEST = 1.15  # the most tiles that a tile of an even fluid has near it, over the mean
 BITS = np.int32(2**31 - 1)  # a key beyond those of all atoms
+LOOSE = 2.0  # skins that an atom may go before all are sorted into tiles anew
+NOWHERE = 2.0  # boxes from the middle of this one
 RAGGED = 3e-7  # of the box: what float32 may lose of an edge
 
 Positions = Float[Array | np.ndarray, "atoms 3"]
@@ -83,13 +85,15 @@ class Clusters(eqx.Module):
     """Which atoms are near which, and where they were when that was found out.
 
     `order` (slots,): the atom in each slot, empty slots last; `place` (atoms,): the slot of each
-    atom; `near` (rows, room): the slots within reach of a row, then the number of slots as filler;
+    atom; `sorted_at`: fractions of the box where atoms were when they were sorted into slots;
+    `near` (rows, room): the slots within reach of a row, then the number of slots as filler;
     `reference`: positions at the last rebuild; `needed`: the most strips, tiles and atoms that were
     near one, over all rebuilds; `rebuilds`: how many there were since it was made.
     """
 
     order: Int[Array, " slots"]
     place: Int[Array, " atoms"]
+    sorted_at: Int[Array, "atoms 3"]
     near: Int[Array, "rows room"]
     reference: Float[Array, "atoms 3"]
     needed: Int[Array, "3"]
@@ -120,7 +124,7 @@ class Clusters(eqx.Module):
         far = jnp.max(moved) > (self.plan.skin / 2) ** 2 * (1 - SAFETY)
 
         def rebuild(carry: tuple[Clusters, Array]) -> tuple[Clusters, Array]:
-            new = _built(self.plan, positions, jnp.asarray(box, positions.dtype))
+            new = _built(self.plan, positions, jnp.asarray(box, positions.dtype), carry[0])
             needed = jnp.maximum(new.needed, carry[0].needed)
             counted = eqx.tree_at(
                 lambda c: (c.needed, c.rebuilds), new, (needed, carry[0].rebuilds + 1)
@@ -202,7 +206,7 @@ def _roomier(plan: ClusterPlan, least: Sequence[int]) -> ClusterPlan:
     return dataclasses.replace(
         plan,
         strips=min(strips, plan.columns),
-        tiles=min(-(-tiles // 4) * 4, all_tiles),
+        tiles=-(-min(tiles, all_tiles) // 4) * 4,  # of 8 atoms: whole words of a mask
         atoms=min(-(-atoms // LANES) * LANES, -(-plan.slots // LANES) * LANES),
     )
 
@@ -219,25 +223,42 @@ def fractions(positions: Array, box: Array) -> Int[Array, "atoms 3"]:
     return (centred * 2.0**32).astype(jnp.int32) ^ jnp.int32(-(2**31))
 
 
-def _built(plan: ClusterPlan, positions: Array, box: Array) -> Clusters:
+def _built(
+    plan: ClusterPlan, positions: Array, box: Array, before: Clusters | None = None
+) -> Clusters:
     keys = jnp.minimum(fractions(positions, box) ^ jnp.int32(-(2**31)), BITS - 1)
-    order, place = _sorted(plan, keys)
-    atoms = positions.shape[0]
-    # A constant: with an iota XLA fuses more than is good, and a rebuild takes twice as long.
-    slots = jnp.asarray(np.arange(plan.slots, dtype=np.int32))
-    padded = jnp.pad(keys, ((0, plan.slots - atoms), (0, 0)), constant_values=BITS)[order]
-    edges = box.astype(jnp.float32)
-    strips, most_strips = _near_strips(plan, padded, atoms, edges)
-    tiles, most_tiles = _near_tiles(plan, padded, atoms, edges, strips)
-    near, most = _near_atoms(plan, padded, slots, atoms, edges, tiles)
+    edges, atoms = box.astype(jnp.float32), positions.shape[0]
+    order, place, then = _slots(plan, keys, edges, before)
+    # As far as they went since, whatever side of the box they are on: neighbours stay together.
+    whole = (then.astype(jnp.float32) + (keys - then).astype(jnp.float32)) * 2.0**-32
+    where = jnp.pad(whole, ((0, plan.slots - atoms), (0, 0)))[order]
+    boxes = _tile_boxes(plan, where, atoms)
+    strips, most_strips = _near_strips(plan, boxes, edges)
+    tiles, most_tiles = _near_tiles(plan, boxes, edges, strips)
+    near, most = _near_atoms(plan, where, atoms, edges, tiles)
     filler = math.prod(plan.blocks) - near.shape[0]
     if filler:
         near = jnp.pad(near, ((0, filler), (0, 0)), constant_values=plan.slots)
     needed = jnp.stack([most_strips, most_tiles, most]).astype(jnp.int32)
-    return Clusters(order, place, near, positions, needed, jnp.zeros((), jnp.int32), plan)
+    none = jnp.zeros((), jnp.int32)
+    return Clusters(order, place, then, near, positions, needed, none, plan)
 
 
 _built_once = jax.jit(_built, static_argnums=0)
+
+
+def _slots(
+    plan: ClusterPlan, keys: Array, edges: Array, before: Clusters | None
+) -> tuple[Array, Array, Array]:
+    """The order of the slots, the place of each atom, and where atoms were when sorted: as before
+    as long as tiles hold together, because sorts are slow and XLA runs them on one core."""
+    if before is None:
+        return *_sorted(plan, keys), keys
+    old = before.order, before.place, before.sorted_at
+    d = (keys - before.sorted_at).astype(jnp.float32) * (edges * 2.0**-32)
+    far = jnp.max(jnp.sum(d * d, axis=1)) > (LOOSE * plan.skin) ** 2
+    sort = lambda carry: ((*_sorted(plan, keys), keys), jnp.zeros_like(far))  # noqa: E731
+    return jax.lax.while_loop(lambda carry: carry[1], sort, (old, far))[0]
 
 
 def _sorted(plan: ClusterPlan, keys: Array) -> tuple[Array, Array]:
@@ -254,25 +275,29 @@ def _sorted(plan: ClusterPlan, keys: Array) -> tuple[Array, Array]:
     return order, place[:atoms]
 
 
-_Extents = list[tuple[Array, Array]]  # middles and half widths along each axis, in fractions
+_Boxes = list[tuple[Array, Array]]  # lowest and highest along each axis, in fractions
 
 
-def _extents(low: list[Array], high: list[Array]) -> _Extents:
-    a, b = ([x.astype(jnp.float32) * 2.0**-32 for x in side] for side in (low, high))
-    return [((p + q) / 2, (q - p) / 2 + RAGGED) for p, q in zip(a, b, strict=True)]
+def _tile_boxes(plan: ClusterPlan, where: Array, atoms: int) -> _Boxes:
+    """Of each tile; without an atom the highest is under the lowest, far from everything."""
+    real = (np.arange(plan.slots) < atoms).reshape(-1, TILE)
+    columns = [where[:, k].reshape(-1, TILE) for k in range(3)]
+    return [
+        (
+            jnp.min(jnp.where(real, c, NOWHERE), axis=1),
+            jnp.max(jnp.where(real, c, -NOWHERE), axis=1),
+        )
+        for c in columns
+    ]
 
 
-def _tile_edges(padded: Array, atoms: int) -> tuple[list[Array], list[Array], Array]:
-    """Lowest and highest coordinate of each tile, and which tiles hold an atom."""
-    real = (np.arange(padded.shape[0]) < atoms).reshape(-1, TILE)
-    columns = [padded[:, k].reshape(-1, TILE) for k in range(3)]
-    low = [jnp.min(c, axis=1) for c in columns]
-    high = [jnp.max(jnp.where(real, c, -BITS), axis=1) for c in columns]
-    return low, high, jnp.asarray(real[:, 0])
+def _extents(boxes: _Boxes) -> _Boxes:
+    """Middles and half widths."""
+    return [((low + high) / 2, (high - low) / 2 + RAGGED) for low, high in boxes]
 
 
-def _gap(one: _Extents, other: _Extents, edges: Array, axes: Sequence[int]) -> Array:
-    """Least squared distance between boxes, periodic."""
+def _gap(one: _Boxes, other: _Boxes, edges: Array, axes: Sequence[int]) -> Array:
+    """Least squared distance between boxes, of middles and half widths, periodic."""
     total = jnp.zeros((), jnp.float32)
     for k in axes:
         d = one[k][0] - other[k][0]
@@ -281,62 +306,67 @@ def _gap(one: _Extents, other: _Extents, edges: Array, axes: Sequence[int]) -> A
     return total
 
 
-def _near_strips(plan: ClusterPlan, padded: Array, atoms: int, edges: Array) -> tuple[Array, Array]:
+def _near_strips(plan: ClusterPlan, tiles: _Boxes, edges: Array) -> tuple[Array, Array]:
     """(columns, room) strips within reach of each, -1 as filler, and the most there are."""
-    low, high, _ = _tile_edges(padded, atoms)
-    of_strips = lambda tiles: tiles.reshape(plan.columns, -1)  # noqa: E731
-    boxes = _extents([of_strips(a).min(1) for a in low], [of_strips(a).max(1) for a in high])
+    rows = [(a.reshape(plan.columns, -1), b.reshape(plan.columns, -1)) for a, b in tiles]
+    boxes = _extents([(jnp.min(low, axis=1), jnp.max(high, axis=1)) for low, high in rows])
     one = [(m[:, None], h[:, None]) for m, h in boxes]
     near = _gap(one, [(m[None], h[None]) for m, h in boxes], edges, (0, 1)) < plan.reach**2
     return chosen(near, plan.strips)
 
 
 def _near_tiles(
-    plan: ClusterPlan, padded: Array, atoms: int, edges: Array, strips: Array
+    plan: ClusterPlan, tiles: _Boxes, edges: Array, strips: Array
 ) -> tuple[Array, Array]:
     """(tiles, room) tiles within reach of each, -1 as filler, and the most there are."""
-    low, high, filled = _tile_edges(padded, atoms)
     runs = plan.grid[2]
-    there = jnp.maximum(strips, 0)
+    # Whole words of a mask: what is padded afterwards does not vectorise.
+    more = -strips.shape[1] % (WORD // math.gcd(WORD, runs))
+    listed = jnp.pad(strips, ((0, 0), (0, more)), constant_values=-1)
+    listed = jnp.where(listed < 0, plan.columns, listed)
+    own = np.arange(plan.columns * runs, dtype=np.int32).reshape(-1, runs, 1)
+    boxes = _extents(tiles)
+    # Fetched, or XLA finds the extents of a tile anew for every pair.
+    one = [(fetch(m, own), fetch(h, own)) for m, h in boxes]
 
-    def beside(tiles: Array) -> Array:
-        return tiles.reshape(-1, runs)[there].reshape(plan.columns, 1, -1)
+    def beside(values: Array) -> Array:
+        rows = jnp.pad(values.reshape(-1, runs), ((0, 1), (0, 0)), constant_values=jnp.nan)
+        return fetch(rows, listed).reshape(plan.columns, 1, -1)
 
-    boxes = _extents(low, high)
-    own = [(m.reshape(-1, runs, 1), h.reshape(-1, runs, 1)) for m, h in boxes]
-    near = _gap(own, [(beside(m), beside(h)) for m, h in boxes], edges, (0, 1, 2)) < plan.reach**2
-    real = beside(filled) & jnp.repeat(strips >= 0, runs, axis=1)[:, None]
-    near = near & real & filled.reshape(-1, runs, 1)
+    near = _gap(one, [(beside(m), beside(h)) for m, h in boxes], edges, (0, 1, 2)) < plan.reach**2
     found, most = chosen(near.reshape(plan.columns * runs, -1), plan.tiles)
     strip = np.repeat(np.arange(plan.columns, dtype=np.int32), runs)[:, None]
-    where = fetch(there, (strip, jnp.maximum(found, 0) // runs)) * runs + found % runs
+    place = jnp.maximum(found, 0)
+    where = fetch(listed, (strip, place // runs)) * runs + place % runs
     return jnp.where(found >= 0, where, -1), most
 
 
 def _near_atoms(
-    plan: ClusterPlan, padded: Array, slots: Array, atoms: int, edges: Array, tiles: Array
+    plan: ClusterPlan, where: Array, atoms: int, edges: Array, tiles: Array
 ) -> tuple[Array, Array]:
     """(rows, room) slots within reach of each row, and the most there are."""
-    rows = TILE // ROW
-    columns = [padded[:, k] for k in range(3)]
-    # An empty slot stands where the first of its tile is.
-    own = [jnp.where(slots < atoms, c, jnp.repeat(c[::TILE], TILE)) for c in columns]
+    rows, none = TILE // ROW, math.prod(plan.grid)
+    # What is not there is nowhere, and no distance from it is within reach. An empty slot looks
+    # from where the first of its tile is. Fetched, or XLA does all this anew for every pair.
+    real = np.arange(plan.slots + TILE) < atoms
+    columns = [jnp.where(real, jnp.pad(where[:, k], (0, TILE)), jnp.nan) for k in range(3)]
+    looks = np.arange(plan.slots, dtype=np.int32)
+    own = [fetch(c, np.where(real[looks], looks, looks - looks % TILE)) for c in columns]
+    reach = plan.reach + 2 * RAGGED * jnp.max(edges)
 
     def of_some(tiles: Array, *own: Array) -> tuple[Array, Array]:
         count = tiles.shape[0]
-        index = (jnp.maximum(tiles, 0)[:, :, None] * TILE + slots[:TILE]).reshape(count, -1)
-        absent = (index >= atoms) | jnp.repeat(tiles < 0, TILE, axis=1)
-        nearest = jnp.full((), jnp.inf, jnp.float32)
-        # Broadcast over a tile's rows: XLA would otherwise fetch them anew for every pair.
+        listed = jnp.where(tiles < 0, none, tiles)[:, :, None]
+        index = (listed * TILE + jnp.arange(TILE, dtype=jnp.int32)).reshape(count, -1)
         there = [fetch(column, index)[:, None] for column in columns]
-        far = jnp.where(absent, jnp.float32(jnp.inf), jnp.float32(0))[:, None]
+        nearest = jnp.full((), jnp.inf, jnp.float32)
         for i in range(ROW):
-            s = far
+            s = jnp.zeros((), jnp.float32)
             for k in range(3):
-                x = own[k].reshape(count, rows, ROW, 1)[:, :, i]
-                s = s + jnp.square((x - there[k]).astype(jnp.float32) * (edges[k] * 2.0**-32))
+                d = own[k].reshape(count, rows, ROW, 1)[:, :, i] - there[k]
+                s = s + jnp.square((d - jnp.round(d)) * edges[k])
             nearest = jnp.minimum(nearest, s)
-        found, most = chosen((nearest < plan.reach**2).reshape(count * rows, -1), plan.atoms)
+        found, most = chosen((nearest < reach * reach).reshape(count * rows, -1), plan.atoms)
         row = np.repeat(np.arange(count, dtype=np.int32), rows)[:, None]
         tile = fetch(tiles, (row, jnp.maximum(found, 0) >> EIGHT))
         return jnp.where(found >= 0, (tile << EIGHT) + (found & (TILE - 1)), plan.slots), most

@@ -24,6 +24,7 @@ from ._units import UnitSystem, unit_system
 
 COULOMB = 14.3996454784  # e²/(4πε₀) [eV angstrom], CODATA 2018
 LEAST_SPLITTING = 2.0  # of α rc: erfc(2) is 0.5 %
+ROUNDING = 1e-14  # of the largest coefficient of a series
 
 
 def coulomb_constant(units: str | UnitSystem) -> float:
@@ -143,7 +144,7 @@ class Coulomb(AbstractComposite):
 
 
 class RealSpace(AbstractPairPotential):
-    """φ = q_i q_j erfc(αr)/r, where erf(αr)/r is a polynomial in r² to the last digit."""
+    """φ = q_i q_j erfc(αr)/r, where erf(αr)/r is a polynomial in r² to the last digits."""
 
     cutoff: float = eqx.field(static=True)
     alpha: float = eqx.field(static=True)
@@ -166,7 +167,7 @@ class RealSpace(AbstractPairPotential):
         most = (self.alpha * self.cutoff) ** 2
         t = s * (2 * self.alpha**2 / most) - 1
         series = _error_function(most, slope, float(jnp.finfo(s.dtype).eps) / 20)
-        return self.alpha * (2 * self.alpha**2 / most if slope else 1) * _clenshaw(series, t)
+        return self.alpha * (2 * self.alpha**2 / most if slope else 1) * _series(series, t)
 
     def force_factor(self, params: PyTree, s: Array) -> Array:
         inside, s = self.inside(s)
@@ -192,22 +193,38 @@ class RealSpace(AbstractPairPotential):
 
 @functools.lru_cache(maxsize=64)
 def _error_function(most: float, slope: bool, small: float) -> tuple[float, ...]:
-    """Chebyshev coefficients of erf(√y)/√y on [0, most], or of its derivative in t, as far as they
-    are more than `small` of the largest."""
+    """Chebyshev coefficients of erf(√y)/√y, y = (t + 1) most/2 in [0, most], or of its derivative
+    in t, as far as they are more than `small` of the largest."""
     from scipy.special import erf
 
-    def smooth(t: Any) -> Any:
-        root = np.sqrt((t + 1) * most / 2)
+    def value(y: Any) -> Any:
+        root = np.sqrt(y)
         return erf(root) / root
 
-    whole = np.polynomial.chebyshev.chebinterpolate(smooth, 80)
-    found = np.polynomial.chebyshev.chebder(whole) if slope else whole
-    last = np.max(np.nonzero(np.abs(found) > small * np.max(np.abs(found))))
-    return tuple(float(c) for c in found[: 1 + int(last)])
+    def derivative(y: Any) -> Any:
+        far = (2 / math.sqrt(math.pi) * np.exp(-y) - value(y)) / (2 * y)
+        # Σ (-y)^k/(k! (2k + 1)), where that is a difference of equals
+        terms = [(-1) ** k * k / (math.factorial(k) * (2 * k + 1)) for k in range(1, 20)]
+        near = 2 / math.sqrt(math.pi) * np.polynomial.polynomial.polyval(y, terms)
+        return np.where(y < 1, near, far) * most / 2
+
+    of = derivative if slope else value
+    found = np.polynomial.chebyshev.chebinterpolate(lambda t: of((t + 1) * most / 2), 80)
+    size = np.abs(found) / np.max(np.abs(found))
+    # Rounding leaves some 1e-15 in all of them, more in the last: not to be taken for terms.
+    under = size <= max(small, ROUNDING)
+    ends = np.flatnonzero(under[:-2] & under[1:-1] & under[2:])
+    return tuple(found[: int(ends[0]) if ends.size else None].tolist())
 
 
-def _clenshaw(coefficients: tuple[float, ...], t: Array) -> Array:
-    """Σ c_k T_k(t)."""
+def _series(coefficients: tuple[float, ...], t: Array) -> Array:
+    """Σ c_k T_k(t), in powers of t where these are no larger: half the work."""
+    powers = np.polynomial.chebyshev.cheb2poly(coefficients)
+    if np.max(np.abs(powers)) <= 2 * np.max(np.abs(coefficients)):
+        total = jnp.full_like(t, powers[-1])
+        for c in powers[-2::-1].tolist():
+            total = c + t * total
+        return total
     one = other = jnp.zeros_like(t)
     for c in coefficients[:0:-1]:
         one, other = c + 2 * t * one - other, one

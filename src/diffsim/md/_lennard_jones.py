@@ -49,6 +49,8 @@ class LennardJones(AbstractPairPotential):
     symmetric tables (kinds, kinds), each pair of kinds free, or one number a kind (kinds,), which
     `mixing` combines: "lorentz_berthelot" σ_ab = (σ_a + σ_b)/2, ε_ab = √(ε_a ε_b), or "geometric"
     for both. `exclusions`: pairs of a molecule that do not interact, or in part (`exclusions()`).
+    `itself`: whether the tail counts n_a(n_a + 1) pairs of like atoms, each with itself, where the
+    fluid has n_a²: OpenMM's dispersion correction, which differs in mixtures by 1/N of the tail.
 
     Derivatives in ε, σ and positions are finite everywhere, at r = 0 and at the cutoff too.
     Source: Allen & Tildesley, Computer Simulation of Liquids, 2nd ed. (2017),
@@ -65,6 +67,7 @@ class LennardJones(AbstractPairPotential):
     species: Int[Array, " atoms"] | None = eqx.field(default=None, kw_only=True, converter=kinds_of)
     exclusions: Exclusions | None = eqx.field(default=None, kw_only=True)
     mixing: Mixing = eqx.field(static=True, default="lorentz_berthelot", kw_only=True)
+    itself: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def __check_init__(self):
         check_mixing(self.mixing)
@@ -138,6 +141,8 @@ class LennardJones(AbstractPairPotential):
         params = self.tables(jax.tree.map(jnp.asarray, params))
         epsilon, sigma = jnp.broadcast_arrays(params["epsilon"], params["sigma"])
         share = self.shares(epsilon)
+        if self.itself and share.ndim:
+            share = (atoms * share + jnp.diag(jnp.sum(share, axis=1))) / (atoms + 1)
         density = atoms / jnp.prod(box)
         s3 = (sigma / self.cutoff) ** 3
         prefactor = math.pi * atoms * density * epsilon * sigma**3

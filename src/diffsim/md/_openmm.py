@@ -54,8 +54,9 @@ def to_openmm(
     correction; every other law and truncation a `CustomNonbondedForce` with the same formula.
     `createSystem` wants `nonbondedMethod=CutoffPeriodic` and the cutoff as `nonbondedCutoff`, which
     the force field cannot hold, and for a `NonbondedForce` that is not `tail=True`
-    `setUseDispersionCorrection(False)`. Energies agree to rounding. `units`: the system of the
-    parameters; they become kJ/mol and nm. Exclusions are OpenMM's own: bonds of a topology.
+    `setUseDispersionCorrection(False)`. Energies agree to rounding, with the tail of a mixture if
+    the potential has `itself=True`. `units`: the system of the parameters; they become kJ/mol and
+    nm. Exclusions are OpenMM's own: bonds of a topology. The way back is `from_openmm`.
     """
     system = unit_system(units)
     if system.reduced:
