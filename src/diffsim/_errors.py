@@ -81,8 +81,8 @@ class LawBroken(SimulationError):
 
 
 class Interrupted(RuntimeError):
-    """A signal ended the run after its restart point was saved. Exit code 128 + signal."""
+    """A signal ended the run between two restart points. Exit code 128 + signal."""
 
     def __init__(self, signum: int):
         self.signum = signum
-        super().__init__(f"interrupted by signal {signum}; the restart point is saved")
+        super().__init__(f"interrupted by signal {signum}; resume= goes on from what is saved")
