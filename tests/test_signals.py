@@ -14,17 +14,20 @@ from diffsim._signals import Signals
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_wait_for_the_loop_and_handlers_come_back(number):
-    before = signal.getsignal(number)
-    with Signals() as signals:
-        signals.check()
-        os.kill(os.getpid(), number)
-        deadline = time.monotonic() + 10
-        while signals.asked is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        with pytest.raises(Interrupted) as caught:
+    outside = signal.signal(number, before := signal.default_int_handler)  # tests may have `nohup`
+    try:
+        with Signals() as signals:
             signals.check()
-    assert caught.value.signum == number
-    assert signal.getsignal(number) is before
+            os.kill(os.getpid(), number)
+            deadline = time.monotonic() + 10
+            while signals.asked is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            with pytest.raises(Interrupted) as caught:
+                signals.check()
+        assert caught.value.signum == number
+        assert signal.getsignal(number) is before
+    finally:
+        signal.signal(number, outside)
 
 
 def test_what_nohup_keeps_away_stays_away():
