@@ -32,8 +32,9 @@ def wide_vectors() -> None:
     version = metadata.version("jaxlib").split(".")[:2]
     if WIDTH in flags or tuple(map(int, version)) >= UNTRIED:
         return
-    with contextlib.suppress(OSError):
-        if "avx512f" in _PROCESSOR.read_text(encoding="utf-8"):
+    with contextlib.suppress(OSError), _PROCESSOR.open(encoding="utf-8") as lines:
+        # of the first core: a server lists hundreds, and writes each anew for whoever reads on
+        if "avx512f" in next((line for line in lines if line.startswith("flags")), ""):
             os.environ["XLA_FLAGS"] = f"{flags} --{WIDTH}=512".strip()
 
 

@@ -118,7 +118,7 @@ def peak_bytes() -> int | None:
 
     try:
         stats = jax.local_devices()[0].memory_stats()
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError):  # JAX's plugins of some devices do not tell
         stats = None
     if stats and "peak_bytes_in_use" in stats:
         return int(stats["peak_bytes_in_use"])

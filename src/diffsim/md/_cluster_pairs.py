@@ -102,7 +102,7 @@ class _Rows:
         return jnp.where(s > 0, s, far)
 
     def pairs(self, positions: Array, own: Array, near: Array, box: Array, dtype: Any) -> Any:
-        """x_i - x_j along each axis and s, with derivatives; positions (slots, 3)."""
+        """x_i - x_j along each axis and s, with derivatives; positions (slots + 1, 3)."""
         raw = own - self.there(positions, near)
         d = (raw - box * jnp.round(raw / box)).astype(dtype)
         return d, self.separated(jnp.sum(d * d, axis=-1), near, box)

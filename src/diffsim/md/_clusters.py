@@ -231,7 +231,7 @@ def _built(
     order, place, then = _slots(plan, keys, edges, before)
     # As far as they went since, whatever side of the box they are on: neighbours stay together.
     whole = (then.astype(jnp.float32) + (keys - then).astype(jnp.float32)) * 2.0**-32
-    where = jnp.pad(whole, ((0, plan.slots - atoms), (0, 0)))[order]
+    where = fetch(jnp.pad(whole, ((0, plan.slots - atoms), (0, 0))), order)
     boxes = _tile_boxes(plan, where, atoms)
     strips, most_strips = _near_strips(plan, boxes, edges)
     tiles, most_tiles = _near_tiles(plan, boxes, edges, strips)
@@ -270,7 +270,8 @@ def _sorted(plan: ClusterPlan, keys: Array) -> tuple[Array, Array]:
     order = slots
     for axis, runs in enumerate((1, plan.grid[0], plan.columns)):
         rows = order.reshape(runs, -1)
-        order = jax.lax.sort((padded[:, axis][rows], rows), dimension=1, num_keys=1)[1].reshape(-1)
+        keyed = fetch(padded[:, axis], rows), rows
+        order = jax.lax.sort(keyed, dimension=1, num_keys=1)[1].reshape(-1)
     place = jnp.zeros_like(slots).at[order].set(slots, unique_indices=True)
     return order, place[:atoms]
 

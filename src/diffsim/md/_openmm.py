@@ -25,7 +25,7 @@ from ._pair_laws import (
     Tabulated,
     Yukawa,
 )
-from ._units import GROMACS, QUANTITIES, UnitSystem, unit_system
+from ._units import GROMACS, QUANTITIES, UnitSystem, dimensional
 
 # φ of the laws in OpenMM's language; capitals with p are tables over pairs of kinds.
 _LAWS: dict[type, str] = {
@@ -58,11 +58,7 @@ def to_openmm(
     the potential has `itself=True`. `units`: the system of the parameters; they become kJ/mol and
     nm. Exclusions are OpenMM's own: bonds of a topology. The way back is `from_openmm`.
     """
-    system = unit_system(units)
-    if system.reduced:
-        raise ConfigError(
-            "reduced units have no kJ/mol and nm", key="units", allowed="metal, real, gromacs"
-        )
+    system = dimensional(units)
     if potential.species is None and len(kinds) != 1:
         raise ConfigError("must be one, without species in the potential", key="kinds", value=kinds)
     root = xml.Element("ForceField")

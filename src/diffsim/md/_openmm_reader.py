@@ -15,7 +15,7 @@ from ._composite import Sum
 from ._constraints import Constraints
 from ._openmm_terms import BONDED, Term, bonded, library, nonbonded, plain, table
 from ._pair_engines import Path, Precision
-from ._units import GROMACS, UnitSystem, unit_system
+from ._units import GROMACS, UnitSystem, dimensional
 
 SERVED = ("HarmonicBondForce", "HarmonicAngleForce", "PeriodicTorsionForce", "NonbondedForce")
 # What moves or couples atoms is the ensemble's, not the force field's.
@@ -88,7 +88,7 @@ def from_openmm(
     switching function, parameter offsets, and exceptions that are no share of the atoms' own
     numbers.
     """
-    kind = _with_units(units)
+    kind = dimensional(units)
     given = _system(system)
     forces = _forces(given)
     edges = _box(given)
@@ -108,15 +108,6 @@ def from_openmm(
     box = kind.convert(edges, "nm", "length")
     potential.check(params, box)
     return ForceField(potential, params, _masses(given, kind), box, _constraints(given, kind))
-
-
-def _with_units(units: str | UnitSystem) -> UnitSystem:
-    kind = unit_system(units)
-    if kind.reduced:
-        raise ConfigError(
-            "reduced units have no kJ/mol and nm", key="units", allowed="metal, real, gromacs"
-        )
-    return kind
 
 
 def _system(system: Any) -> Any:

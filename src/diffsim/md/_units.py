@@ -129,3 +129,13 @@ def unit_system(name: str | UnitSystem) -> UnitSystem:
     if name.casefold() not in SYSTEMS:
         raise ConfigError("no such system of units", key="units", value=name, allowed=SYSTEMS)
     return SYSTEMS[name.casefold()]
+
+
+def dimensional(name: str | UnitSystem) -> UnitSystem:
+    """The same, where numbers go to or come from a program that counts in kJ/mol and nm."""
+    system = unit_system(name)
+    if system.reduced:
+        raise ConfigError(
+            "reduced units have no kJ/mol and nm", key="units", allowed="metal, real, gromacs"
+        )
+    return system
