@@ -14,7 +14,8 @@ from diffsim._signals import Signals
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_wait_for_the_loop_and_handlers_come_back(number):
-    outside = signal.signal(number, before := signal.default_int_handler)  # tests may have `nohup`
+    before = signal.default_int_handler
+    outside = signal.signal(number, before)  # which under `nohup` ignores SIGHUP
     try:
         with Signals() as signals:
             signals.check()

@@ -25,7 +25,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index")
     command(*pip, "--no-build-isolation", "--wheel-dir", folder, CHECKOUT, cwd=folder)
-    (built,) = folder.glob("diffsim-*.whl")
+    (built,) = folder.iterdir()
+    assert built.name.startswith("diffsim-") and zipfile.is_zipfile(built)
     return built
 
 
