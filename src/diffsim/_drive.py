@@ -2,6 +2,10 @@
 
 Between chunks the host draws progress, checks laws and health, writes frames, saves restarts and
 honours signals. The chunk length never changes a result: the state carries all there is.
+
+No buffer is donated to the next chunk. Its start is what a failure, a signal or a full disk in its
+midst saves, and what a list that overflows is run again from; it costs one state beside the 12
+(spectral) to 24 (finite volumes) that a step of a flow in three dimensions holds.
 """
 
 from __future__ import annotations
