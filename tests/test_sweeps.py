@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -385,10 +386,45 @@ def test_lj_fit_over_four_seeds_is_killed_and_resumed(how):
     assert code == 0, said
     assert states() == ["done"] * 4
     assert {n: (PLACE / n / "result.json").stat().st_mtime_ns for n in ends} == before
-    code, said = ended(*fit, "seed=2", "hydra.run.dir=alone")
+    code, said = ended("-m", *fit, "hydra.sweep.dir=whole", "seed=0,1,2,3")
     assert code == 0, said
-    alone, swept = (
-        json.loads((place / "result.json").read_text())["parameters"]
-        for place in (Path("alone"), PLACE / "2")
-    )
-    assert swept == alone
+    for seed in "0123":
+        whole, resumed = (
+            json.loads((place / seed / "result.json").read_text())["parameters"]
+            for place in (Path("whole"), PLACE)
+        )
+        assert resumed == whole
+
+
+def test_workers_share_out_the_gpus(monkeypatch):
+    """Each sees one, the third that of another, with no memory reserved."""
+    from diffsim._sweep import shared_out
+
+    Path("s/.locks").mkdir(parents=True)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a/1")
+    script = """if True:
+        import os, pathlib, types
+        from diffsim._sweep import take_one
+        take_one(types.SimpleNamespace(path=pathlib.Path("s")))
+        take_one(types.SimpleNamespace(path=pathlib.Path("s")))
+        kept = os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]
+        print(os.environ["CUDA_VISIBLE_DEVICES"], kept, flush=True)
+        input()
+    """
+
+    pipes: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with shared_out({"n_jobs": 4}):
+        workers = [subprocess.Popen([sys.executable, "-c", script], **pipes) for _ in range(3)]
+        seen = [each.stdout.readline().strip() for each in workers if each.stdout]
+    for each in workers:
+        each.communicate("\n")
+    assert sorted(seen) == ["4 false", "4 false", "GPU-a/1 false"]
+    assert "DIFFSIM_SHARED_GPUS" not in os.environ
+    with shared_out({"n_jobs": 4, "_target_": "x"}):
+        assert os.environ["DIFFSIM_SHARED_GPUS"] == f"{os.getpid()},4,GPU-a/1"
+    with shared_out({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}):
+        assert "DIFFSIM_SHARED_GPUS" not in os.environ
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    with shared_out({"n_jobs": 4}):
+        assert "DIFFSIM_SHARED_GPUS" not in os.environ

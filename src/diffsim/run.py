@@ -98,6 +98,7 @@ def task(_: Any) -> float:
     from . import _sweep
 
     job = _sweep.assigned()
+    _sweep.take_one(job.record)
     with rare_collections(), _sweep.claimed(job) as found:
         if found is None:
             return FAILED
@@ -261,11 +262,12 @@ def _sweep(options: argparse.Namespace) -> int:
             cause = "a search varies what is in search.space; everything else has one value"
             raise ConfigError(cause, key="command line", value=sweep.jobs[0].overrides[0])
         jobs += [sweep.job(words, 0) for words in sweeps.ends(search.space)]
-    for job in jobs:
-        with _precision(job.config["precision"]):
-            config.build(job.config)
-    place = sweep.directory if sweep.chosen else _unused(sweep.directory)
-    return sweeps.carry_out(sweeps.begin(sweep, place), task, sweep)
+    with sweeps.shared_out(sweep.launcher):
+        for job in jobs:
+            with _precision(job.config["precision"]):
+                config.build(job.config)
+        place = sweep.directory if sweep.chosen else _unused(sweep.directory)
+        return sweeps.carry_out(sweeps.begin(sweep, place), task, sweep)
 
 
 def _resume_sweep(place: Path, words: Sequence[str]) -> int:
@@ -273,7 +275,8 @@ def _resume_sweep(place: Path, words: Sequence[str]) -> int:
 
     record = sweeps.Record.load(place)
     launcher = sweeps.resumed_launcher(record, words)
-    return sweeps.carry_out(replace(record, launcher=launcher), task)
+    with sweeps.shared_out(launcher):
+        return sweeps.carry_out(replace(record, launcher=launcher), task)
 
 
 def _job(directory: RunDirectory, old: bool, poll: Callable[[], None]) -> tuple[float, int]:

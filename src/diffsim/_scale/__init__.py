@@ -2,6 +2,8 @@
 
 from ._detect import Group as Group
 from ._detect import detected as detected
+from ._gpus import VISIBLE as VISIBLE
+from ._gpus import gpus as gpus
 from ._launch import launch as launch
 from ._member import Member as Member
 from ._member import current as current

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,9 +17,8 @@ from .._errors import ConfigError
 from .._signals import caught
 from .._streams import tell
 from ._detect import COORDINATOR, PROCESS, PROCESSES
+from ._gpus import VISIBLE, gpus
 from ._watch import GRACE, LOST
-
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def launch(words: Sequence[str], count: int) -> int:
@@ -31,7 +29,7 @@ def launch(words: Sequence[str], count: int) -> int:
     if count > most:
         cause = "are more processes than this machine should bear"
         raise ConfigError(cause, key="scale.processes", value=count, allowed=f"1 to {most}")
-    shares = _gpus(count)
+    shares = _shares(count)
     address = f"127.0.0.1:{_free_port()}"
     with contextlib.ExitStack() as stack:
         said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(count)]
@@ -96,17 +94,9 @@ def _free_port() -> int:
         return server.getsockname()[1]
 
 
-def _gpus(count: int) -> list[str] | None:
-    """The GPUs of each process, as CUDA names them; None where there are none to share."""
-    named = os.environ.get(VISIBLE)
-    if named is None:
-        tool = shutil.which("nvidia-smi")
-        if tool is None or os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
-            return None
-        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
-        every = [str(i) for i, line in enumerate(listed.stdout.splitlines()) if "GPU" in line]
-    else:
-        every = [name for name in named.split(",") if name.strip()]
+def _shares(count: int) -> list[str] | None:
+    """The GPUs of each process; None where there are none to share."""
+    every = gpus()
     if not every:
         return None
     share = len(every) // count

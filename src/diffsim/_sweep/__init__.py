@@ -4,6 +4,8 @@ from .carry import begin as begin
 from .carry import carry_out as carry_out
 from .carry import claimed as claimed
 from .carry import is_sweep as is_sweep
+from .gpus import shared_out as shared_out
+from .gpus import take_one as take_one
 from .jobs import poll as poll
 from .jobs import stop as stop
 from .launch import Assigned as Assigned
