@@ -17,15 +17,8 @@ import diffsim as ds
 from diffsim import ConfigError, md
 from diffsim.md._chosen import chosen
 from diffsim.md._cluster_pairs import SPAN, _settled, _total, _words
-from diffsim.md._clusters import (
-    ROW,
-    TILE,
-    ClusterPlan,
-    Clusters,
-    _built_once,
-    fractions,
-    make_clusters,
-)
+from diffsim.md._cluster_plan import LANES, ROW, TILE, ClusterPlan
+from diffsim.md._clusters import Clusters, _built_once, fractions, make_clusters
 from diffsim.md._pair_engines import chosen_path
 from problems import NIST, UNIT, liquid, nist, parameters
 
@@ -63,7 +56,7 @@ def numbers(potential: md.LennardJones, params: Any, x: Any, box: Any, structure
     return numbers_of(law, params, x, box, structure, potential.species)
 
 
-WHOLE = ClusterPlan((2, 2, 2), 4, 8, 64, RC, SKIN)
+WHOLE = ClusterPlan((2, 2, 2), 4, 8, 64, 64, RC, SKIN)
 
 
 def structure(x: Any, box: Any) -> Clusters:
@@ -211,18 +204,24 @@ def test_atoms_that_leave_their_tile_and_cross_the_box_keep_their_pairs(part):
         d = x[:, None] - x[None]
         d -= box * np.round(d / box)
         i, j = np.nonzero(np.sum(d * d, axis=-1) < RC**2)
-        near, order = np.asarray(made.near), np.asarray(made.order)
-        row = np.asarray(made.place)[i] // ROW
-        listed = np.zeros((len(near), len(order) + 1), bool)
-        np.put_along_axis(listed, near, True, axis=1)
-        assert np.all(listed[row, np.asarray(made.place)[j]])
+        order, place, at = map(np.asarray, (made.order, made.place, made.at))
+        near = np.concatenate([rows_of(n, len(order)) for n in made.near], axis=1)
+        assert np.all(near.reshape(-1, len(order) + 1)[at[i] // ROW, place[j]])
+        assert np.array_equal(made.own[at], np.arange(atoms))
         assert np.array_equal(np.sort(order), np.arange(len(order)))
     assert 0 < sorts < int(made.rebuilds) and not made.overflowed
 
 
+def rows_of(near: Any, slots: int) -> np.ndarray:
+    """Which slots are listed, (blocks, rows, slots + 1)."""
+    listed = np.zeros((*near.shape[:2], slots + 1), bool)
+    np.put_along_axis(listed, np.asarray(near), True, axis=2)
+    return listed
+
+
 def test_too_little_room_is_a_flag_and_nan_and_its_remedy_is_more():
     x, box = map(jnp.asarray, liquid(ATOMS, 0.8, seed=3))
-    tight = dataclasses.replace(WHOLE, tiles=4, atoms=16)
+    tight = dataclasses.replace(WHOLE, tiles=4, atoms=16, few=16)
     small = _built_once(tight, x, box)
     assert small.overflowed
     found = numbers(PLAIN, PARAMS, x, box, small)
@@ -232,6 +231,29 @@ def test_too_little_room_is_a_flag_and_nan_and_its_remedy_is_more():
     assert isinstance(larger, Clusters) and not larger.overflowed
     assert all(a >= 1.5 * b or a in (4, 8) for a, b in zip(larger.room, small.room, strict=True))
     close(numbers(PLAIN, PARAMS, x, box, larger), numbers(PLAIN, PARAMS, x, box, None))
+
+
+def test_rows_with_much_near_them_have_longer_lists():
+    """The same to the bit as where all lists are as long; a flag where too many rows have much."""
+    x, box = map(jnp.asarray, liquid(640, 0.8, seed=6))
+    potential = md.LennardJones(2.0, "shift", path="tiles", skin=0.3)
+    made = make_clusters(x, box, 2.0, 0.3)
+    (rows, few), (long, atoms) = made.plan.groups
+    assert [near.shape for near in made.near] == [(1, rows, few), (1, long, atoms)]
+    assert few < atoms and 0 < long < rows / 6
+    counts = [np.sum(np.asarray(near) < made.plan.slots, axis=2).ravel() for near in made.near]
+    assert np.sum(np.concatenate(counts) > made.needed[3]) <= long
+    assert np.sum(np.concatenate(counts) > made.needed[3] - 4) > long
+    assert np.max(np.concatenate(counts)) == made.needed[2]
+    alike = _built_once(dataclasses.replace(made.plan, few=atoms), x, box)
+    assert len(alike.near) == 1
+    one, other = (numbers(potential, PARAMS, x, box, each) for each in (made, alike))
+    np.testing.assert_array_equal(one[1], other[1])
+    close(one, other)
+    close(one, numbers(potential, PARAMS, x, box, None))
+    tight = _built_once(dataclasses.replace(made.plan, few=few - 2 * LANES), x, box)
+    assert tight.overflowed and not np.any(made.overflowed)
+    assert np.isnan(potential.forces(PARAMS, x, box, tight)).all()
 
 
 def test_equal_systems_get_equal_shapes():
@@ -249,10 +271,10 @@ def test_forces_are_the_same_to_the_bit_for_every_structure(precision):
     x, box = map(jnp.asarray, liquid(ATOMS, 0.8, seed=4))
     potential = md.LennardJones(RC, "shift", path="tiles", skin=SKIN, precision=precision)
     before = structure(x - 0.04 * jnp.sin(9 * x), box)  # still valid: under half the skin
-    plan = dataclasses.replace(WHOLE, grid=(1, 4, 2), atoms=80, skin=SKIN + 0.1)
+    plan = dataclasses.replace(WHOLE, grid=(1, 4, 2), atoms=80, few=80, skin=SKIN + 0.1)
     wider = _built_once(plan, x + 3 * box, box)
     found = [numbers(potential, PARAMS, x, box, m)[:2] for m in (before, structure(x, box), wider)]
-    assert np.any(before.near != structure(x, box).near)
+    assert np.any(before.near[0] != structure(x, box).near[0])
     for other in found[1:]:
         for a, b in zip(*map(jax.tree.leaves, (found[0], other)), strict=True):
             np.testing.assert_array_equal(a, b)

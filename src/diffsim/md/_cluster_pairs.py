@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,17 +21,18 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ._chosen import fetch
-from ._clusters import ROW, Clusters, fractions
+from ._cluster_plan import ROW
+from ._clusters import Clusters, fractions
 from ._list_pairs import sum_in_any_order
 from ._species import Species, by_kind, gathered, of_pairs
 
 Radial = Callable[[PyTree, Array], Any]
 
-HEADROOM = 13  # bits of the largest term above the scale of force
-SPAN = 10  # bits below the largest term where the strongest pair may be
+HEADROOM = 9  # bits of the largest term above the scale of force: a hot liquid needs eight
+SPAN = 12  # bits below the largest term where the strongest pair may be, that of a cold solid, say
 BITS_64 = 51  # of a term in one word, and in the high and the low of two
 BITS_32 = 20
-SAMPLE = 16  # rows, or nearly twice as many, on which the terms of a pullback are sized up
+SAMPLE = 16  # rows, or some more, on which the terms of a pullback are sized up
 SLACK = 5  # bits that the largest of all may be above the largest of those
 
 # 2ⁿ + 2ⁿ⁻¹ + k in floating point has the integer k in its last bits.
@@ -50,37 +52,41 @@ class _Rows:
     """Walks the rows of a structure in blocks; per-atom arrays in the order of the slots."""
 
     def __init__(self, clusters: Clusters, species: Species):
-        self.clusters, self.atoms = clusters, clusters.place.shape[0]
-        self.slots, self.room = clusters.order.shape[0], clusters.near.shape[1]
-        # Empty slots stand where the last atom is; nobody lists them. One more slot for fillers.
-        self.atom = jnp.pad(jnp.minimum(clusters.order, self.atoms - 1), (0, 1))
+        self.clusters, self.slots = clusters, clusters.order.shape[0]
+        # One more slot for fillers. Empty ones stand where the last atom is; nobody lists them.
+        self.atom = jnp.pad(jnp.minimum(clusters.order, clusters.place.shape[0] - 1), (0, 1))
+        self.species = species
         self.kinds = None if species is None else self.sorted(species)
 
     def sorted(self, values: Array) -> Array:
+        """(atoms, ...) in the order of the slots, (slots + 1, ...)."""
         return fetch(values, self.atom)
 
-    def by_row(self, values: Array) -> Array:
-        """(slots + 1, ...) as (rows, ROW, 1, ...)."""
-        more = self.clusters.near.shape[0] * ROW - self.slots
-        filled = jnp.pad(values[: self.slots], ((0, more), *((0, 0),) * (values.ndim - 1)))
-        return filled.reshape(-1, ROW, 1, *values.shape[1:])
-
-    def in_blocks(self, values: Array) -> Array:
-        """(rows, ...) as (blocks, rows, ...)."""
-        return values.reshape(self.clusters.plan.blocks[0], -1, *values.shape[1:])
+    def groups(self, *values: Array) -> list[tuple[Any, ...]]:
+        """For each group of rows what is near them, their kinds, and values (atoms, ...) of their
+        own atoms, (blocks, rows, ROW, 1, ...)."""
+        blocks = self.clusters.plan.blocks[0]
+        own = lambda x: fetch(x, self.clusters.own).reshape(blocks, -1, ROW, 1, *x.shape[1:])  # noqa: E731
+        given = jax.tree.map(own, (self.species, *values))
+        ends = np.cumsum([near.shape[1] for near in self.clusters.near])
+        cut = [
+            jax.tree.map(lambda x: x[:, end - near.shape[1] : end], given)  # noqa: B023
+            for near, end in zip(self.clusters.near, ends, strict=True)
+        ]
+        return [(near, *mine) for near, mine in zip(self.clusters.near, cut, strict=True)]
 
     def there(self, values: Array, near: Array) -> Array:
         """Values of what is near, (rows, 1, room, ...)."""
         return fetch(values, near)[:, None]
 
     def coordinates(self, positions: Array, box: Array, dtype: Any) -> tuple[Array, Array]:
-        """Fractions of the box, (slots + 1, 3), whose differences round to minimum images, and what
+        """Fractions of the box, (atoms, 3), whose differences round to minimum images, and what
         turns them into lengths."""
         edges = box.astype(dtype)
         if dtype == jnp.float64:
             u = positions * (1 / edges)
-            return self.sorted(u - jnp.floor(u)), edges
-        return self.sorted(fractions(positions, box)), edges * 2.0**-32
+            return u - jnp.floor(u), edges
+        return fractions(positions, box), edges * 2.0**-32
 
     def separations(
         self, where: Array, unit: Array, own: Array, near: Array
@@ -113,10 +119,12 @@ class _Rows:
         return of_pairs(params, kind, self.there(self.kinds, near))
 
     def each(self, block: Callable[..., PyTree], *values: Array) -> PyTree:
-        """`block(near, kinds, *values)` of every block of rows, stacked."""
-        kinds = None if self.kinds is None else self.by_row(self.kinds)
-        rows = self.clusters.near, kinds, *map(self.by_row, values)
-        given = jax.tree.map(self.in_blocks, rows)
+        """`block(near, kinds, *own values)` of every block of rows: what it has for each row one
+        after the other, single numbers stacked."""
+        found = [self._blocks(block, given) for given in self.groups(*values)]
+        return jax.tree.map(lambda *x: jnp.concatenate(x, axis=1 if x[0].ndim > 1 else 0), *found)
+
+    def _blocks(self, block: Callable[..., PyTree], given: tuple[Any, ...]) -> PyTree:
         if self.clusters.plan.blocks[0] == 1:
             out = block(*jax.tree.map(lambda x: x[0], given))
             return jax.tree.map(lambda x: x[None], out)
@@ -124,7 +132,7 @@ class _Rows:
 
     def atomwise(self, values: Array) -> Array:
         """(blocks, rows, ROW, ...) as (atoms, ...), in the order of the atoms."""
-        return fetch(values.reshape(-1, *values.shape[3:]), self.clusters.place)
+        return fetch(values.reshape(-1, *values.shape[3:]), self.clusters.at)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -146,10 +154,11 @@ def cluster_forces(
     rows = _Rows(clusters, species)
     edges = box.astype(dtype)
     coordinates, unit = rows.coordinates(positions, box, dtype)
+    there = rows.sorted(coordinates)
 
     def add(tops: Array, nothing: Array) -> tuple[Array, Array]:
         # XLA would take the pairs out of the loop, and store them, if it saw that they stay.
-        where = coordinates + nothing.astype(coordinates.dtype)
+        where = there + nothing.astype(there.dtype)
         grid = _grid(tops[0])
 
         def block(near: Array, kind: Any, own: Array) -> tuple[list[Array], list[Array]]:
@@ -157,9 +166,9 @@ def cluster_forces(
             s = rows.separated(s, near, edges)
             f = force_factor(rows.of_kinds(params, near, kind), s) * (1 / grid)
             sums, peaks = _summed([_words(f * x) for x in d], [jnp.abs(f)])
-            return [_total(words, rows.room, positions.dtype) for words in sums], peaks
+            return [_total(words, near.shape[1], positions.dtype) for words in sums], peaks
 
-        sums, peaks = rows.each(block, where)
+        sums, peaks = rows.each(block, coordinates)
         forces = jnp.stack([rows.atomwise(x) for x in sums], axis=1)
         # |f| times the cutoff bounds every component of a force, without a root.
         cutoff = jnp.asarray(clusters.plan.cutoff, dtype)
@@ -266,7 +275,7 @@ def _cluster_forces_jvp(
             f = force_factor(rows.of_kinds(params, near, kind), s)
             return jnp.sum(f[..., None] * d, axis=2)
 
-        return rows.atomwise(rows.each(block, x)).astype(positions.dtype)
+        return rows.atomwise(rows.each(block, positions)).astype(positions.dtype)
 
     forces = cluster_forces(force_factor, dtype, *primals)
     return forces, jax.jvp(plain, primals[:3], tangents[:3])[1]
@@ -291,7 +300,7 @@ def cluster_sums(
         terms = radial(rows.of_kinds(params, near, kind), s)
         return jax.tree.map(lambda g: sum_in_any_order(g, 2), terms)
 
-    found = rows.each(block, x)
+    found = rows.each(block, positions)
     return jax.tree.map(lambda g: (jnp.sum(rows.atomwise(g)) / 2).astype(positions.dtype), found)
 
 
@@ -314,7 +323,8 @@ def cluster_pullback(
     edges, kind = box.astype(dtype), positions.dtype
     coordinates, unit = rows.coordinates(positions, box, dtype)
     largest = jnp.maximum(jnp.max(jnp.abs(cotangent)), jnp.finfo(dtype).tiny).astype(dtype)
-    w = rows.sorted(cotangent.astype(dtype) / largest)
+    there, w_own = rows.sorted(coordinates), cotangent.astype(dtype) / largest
+    w = rows.sorted(w_own)
     leaves, tree = jax.tree.flatten(params)
 
     def terms(near: Array, of: Any, own: Array, own_w: Array, where: Array) -> _Terms:
@@ -335,26 +345,28 @@ def cluster_pullback(
         bound = 2 * jnp.abs(f) + 4 * clusters.plan.cutoff * jnp.abs(s_bar)
         return _Terms([moved, *split], [bound, *map(jnp.abs, jax.tree.leaves(ct))])
 
-    apart = max(1, clusters.near.shape[0] // SAMPLE)
+    apart = max(1, math.prod(clusters.plan.blocks) // SAMPLE)
 
     def peaks_of_some() -> Array:
-        near, some = clusters.near, slice(None, None, apart)
-        own = lambda x: rows.by_row(x)[some]  # noqa: E731
-        of = None if rows.kinds is None else own(rows.kinds)
-        found = terms(near[some], of, own(coordinates), own(w), coordinates)
-        return jnp.stack([jnp.max(bound) for bound in found.bounds])
+        found = []
+        for given in rows.groups(coordinates, w_own):
+            some = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[::apart], given)
+            near, of, own, own_w = some
+            bounds = terms(near, of, own, own_w, there).bounds
+            found.append([jnp.max(bound) for bound in bounds])
+        return jnp.max(jnp.asarray(found), axis=0)
 
     def add(tops: Array, nothing: Array) -> tuple[PyTree, Array]:
-        where = coordinates + nothing.astype(coordinates.dtype)
+        where = there + nothing.astype(there.dtype)
         grids = _grid(tops)
 
         def block(near: Array, of: Any, own: Array, own_w: Array) -> tuple[PyTree, list[Array]]:
             found = terms(near, of, own, own_w, where)
             scaled = [x * (1 / grid) for xs, grid in zip(found.of, grids, strict=True) for x in xs]
             sums, peaks = _summed([_words(x) for x in scaled], found.bounds)
-            return [_total(words, rows.room, kind) for words in sums], peaks
+            return [_total(words, near.shape[1], kind) for words in sums], peaks
 
-        sums, peaks = rows.each(block, where, w)
+        sums, peaks = rows.each(block, coordinates, w_own)
         kinds = (1 if rows.kinds is None or jnp.ndim(p) == 0 else jnp.shape(p)[1] for p in leaves)
         counts = np.cumsum([0, 3, *kinds])
         split = [
