@@ -46,6 +46,7 @@ def tightened(problem, segments, gaps, **options):
     return found, problem
 
 
+@pytest.mark.slow  # to compile
 def test_lorenz_is_found_where_one_trajectory_is_lost():
     problem = lorenz()
     lost = ds.least_squares(problem, adjoint=ds.ForwardMode(), steps=30)
