@@ -116,7 +116,7 @@ BOUNDS = {
 
 
 @pytest.mark.parametrize("solve", [ds.least_squares, ds.fit], ids=["least_squares", "fit"])
-@pytest.mark.parametrize("kind", BOUNDS)
+@pytest.mark.parametrize("kind", slow_but(["above", "zero"], BOUNDS))
 def test_a_fit_that_runs_to_a_bound_ends_inside_of_it(kind, solve):
     step, data, transform, bound = BOUNDS[kind]
     given = problem(step, data, k=Parameter(0.3, transform=transform))

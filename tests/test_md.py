@@ -61,8 +61,10 @@ def pair_curves(potential, r):
     return jax.vmap(energy)(x), jax.vmap(force)(x), jax.vmap(jax.grad(force))(x)[:, 1, 0]
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("row", NIST)
+EACH = [(row, dtype) for row in NIST for dtype in ("float64", "float32")]
+
+
+@pytest.mark.parametrize(("row", "dtype"), slow_but([*EACH[::4], EACH[3], EACH[7]], EACH))
 def test_nist(row, dtype):
     case = NIST[row]
     positions, box = nist(case.config)

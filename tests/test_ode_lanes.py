@@ -139,8 +139,16 @@ LV_BY_PARAMETER = np.array(
 )
 
 
-@pytest.mark.parametrize("steps", [{"rtol": 1e-10, "atol": 1e-12}, {"dt": 0.01}], ids=str)
-@pytest.mark.parametrize("gradient", ["reverse", "forward"])
+@pytest.mark.parametrize(
+    ("gradient", "steps"),
+    [
+        ("reverse", {"rtol": 1e-10, "atol": 1e-12}),
+        ("forward", {"dt": 0.01}),
+        pytest.param("reverse", {"dt": 0.01}, marks=pytest.mark.slow),
+        pytest.param("forward", {"rtol": 1e-10, "atol": 1e-12}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_lotka_volterra_and_its_sensitivities(gradient, steps):
     def end(args):
         sol = ensemble(

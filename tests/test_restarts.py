@@ -134,7 +134,7 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("how", slow_but(["a flipped bit", "a missing file"], DAMAGE))
 def test_the_restart_before_a_damaged_one_leads_to_the_same_end(how, stopped, whole, capsys):
     before, last = steps(stopped)
     files = [p for p in (stopped / "restart" / str(last) / "arrays").rglob("*") if p.is_file()]
