@@ -63,7 +63,7 @@ def test_a_silent_network_changes_nothing(name):
         np.testing.assert_allclose(a, b, atol=1e-14)
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (6, 8, 4)])
+@pytest.mark.parametrize("shape", [pytest.param((8, 8), marks=pytest.mark.slow), (6, 8, 4)])
 def test_interpolation_lets_a_uniform_flow_pass_and_keeps_momentum(shape):
     box, closure = cfd.Box(cfd.Grid(shape)), cfd.LearnedInterpolation()
     n = len(shape)

@@ -116,6 +116,7 @@ def test_any_simulation_and_several_conditions():
     assert found.values["a"] == pytest.approx(1.3, rel=1e-6)
 
 
+@pytest.mark.slow  # to compile
 def test_nodes_are_simulated_where_they_are_not_measured():
     system = ode.LotkaVolterra()
     equation = ode.DifferentialEquation(system, dt=0.05)

@@ -70,6 +70,7 @@ def test_an_energy_is_taken_as_it_is(silicon):
     assert np.isnan(plain.virial({}, jnp.asarray(x), jnp.asarray(box)))
 
 
+@pytest.mark.slow  # to compile; below: the energies of a list, a gradient through one
 def test_a_neighbour_list_changes_nothing(silicon):
     x, box, params = silicon
     x, box = _moved(x, 0.1), jnp.asarray(box)
