@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+import pytest
 
 from diffsim import md
 
@@ -35,6 +37,17 @@ NIST = {
     "3, 4": Nist(3, 4.0, "cut", -1175.3805672254, -1337.1026173010, -20.9422466008),
 }
 UNIT = {"epsilon": 1.0, "sigma": 1.0}
+
+
+def slow_but(quick: Collection[Any], rows: Iterable[Any]) -> list[Any]:
+    """A table's rows for `parametrize`, those that are not quick in the slow tests alone: each
+    compiles for seconds what a quick row, or another file, shows of its kind."""
+    return [
+        row
+        if row in quick
+        else pytest.param(*(row if isinstance(row, tuple) else [row]), marks=pytest.mark.slow)
+        for row in rows
+    ]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import pytest
 
 import diffsim as ds
 from diffsim import cfd, md, ode
-from problems import argon_box
+from problems import argon_box, slow_but
 
 STEPS = 12
 SCHEDULE = ds.Schedule(steps=STEPS, save_every=4)
@@ -88,11 +88,12 @@ TABLE = {
     "advection-diffusion": (diffusion, ("Reversible", "Backsolve", "Reweight")),
 }
 SYSTEMS = {name: functools.cache(make) for name, (make, _) in TABLE.items()}
-# What compiles long, and is Direct in other words, or LJ NVE's with a thermostat.
-LONG = [(name, adjoint) for name in TABLE for adjoint in ("Truncated", "Auto") if name != "Kepler"]
-LONG += [("LJ Langevin", adjoint) for adjoint in ("RecursiveCheckpoint", "ForwardMode")]
+# Every adjoint, and every kind of simulation; the way both ways: tests/test_reversible_equations.py
+QUICK = [("Kepler", adjoint) for adjoint in EXACT]
+QUICK += [("LJ NVE", "Reversible"), ("Lotka-Volterra", "RecursiveCheckpoint")]
+QUICK += [("advection-diffusion", "ForwardMode")]
 PAIRS = [
-    pytest.param(name, adjoint, marks=[pytest.mark.slow] if (name, adjoint) in LONG else [])
+    (name, adjoint)
     for name, (_, refuses) in TABLE.items()
     for adjoint in EXACT
     if adjoint != "Direct" and adjoint not in refuses
@@ -145,7 +146,7 @@ def agree(found, wanted, within):
         np.testing.assert_allclose(a, b, rtol=within, atol=within * float(jnp.max(jnp.abs(b))))
 
 
-@pytest.mark.parametrize(("name", "adjoint"), PAIRS)
+@pytest.mark.parametrize(("name", "adjoint"), slow_but(QUICK, PAIRS))
 def test_values_and_gradients_agree(name, adjoint):
     (alone, batched), (wanted, wanted_batched) = results(name, adjoint), results(name, "Direct")
     agree(alone, wanted, 1e-8)
@@ -154,7 +155,9 @@ def test_values_and_gradients_agree(name, adjoint):
 
 
 # those of molecular dynamics: tests/test_adjoints.py
-@pytest.mark.parametrize("name", [name for name in TABLE if "LJ" not in name])
+@pytest.mark.parametrize(
+    "name", slow_but(dict(QUICK), [name for name in TABLE if "LJ" not in name])
+)
 def test_direct_agrees_with_differences(name):
     """Along one direction in all parameters and the start, so that the others cannot all be wrong
     alike."""
@@ -183,6 +186,7 @@ def test_what_cannot_work_is_refused_before_tracing(name, adjoint):
     assert adjoint not in (caught.value.allowed or ())
 
 
+@pytest.mark.slow  # to compile; against published numbers: tests/test_ode.py
 def test_the_continuous_adjoint_agrees_as_far_as_its_steps_are_small():
     system = lotka()
     fine = ode.DifferentialEquation(ode.LotkaVolterra(), diffrax.Tsit5(), dt=0.005)

@@ -24,7 +24,7 @@ from diffsim import (
     md,
 )
 from diffsim._adjoint import known_adjoints
-from problems import argon_box, springs, wells
+from problems import argon_box, slow_but, springs, wells
 
 ADJOINTS = {
     "direct": Direct(),
@@ -175,6 +175,7 @@ TABLE: dict[str, tuple[Callable[[], Problem], tuple[str, ...]]] = {
 }
 PROBLEMS = {name: functools.cache(make) for name, (make, _) in TABLE.items()}
 PAIRS = [(name, adjoint) for name, (_, adjoints) in TABLE.items() for adjoint in adjoints]
+QUICK = [pair for pair in PAIRS if pair != ("liquid", "checkpoint 3")]
 
 
 def weights(shape, seed=0):
@@ -242,7 +243,7 @@ def numbers(tree):
     return np.concatenate([np.ravel(leaf) for leaf in leaves])
 
 
-@pytest.mark.parametrize(("name", "adjoint"), PAIRS)
+@pytest.mark.parametrize(("name", "adjoint"), slow_but(QUICK, PAIRS))
 def test_taylor_remainders_fall_as_the_square(name, adjoint):
     """|ℓ(x + h d) - ℓ(x) - h ∇ℓ·d| ~ h², at rates of 1.99 to 2.01 as h halves."""
     start, value = start_of(name), value_of(name)
@@ -256,7 +257,7 @@ def test_taylor_remainders_fall_as_the_square(name, adjoint):
     assert np.all((rates > 1.99) & (rates < 2.01)), rates
 
 
-@pytest.mark.parametrize(("name", "adjoint"), PAIRS)
+@pytest.mark.parametrize(("name", "adjoint"), slow_but(QUICK, PAIRS))
 def test_agrees_with_finite_differences(name, adjoint):
     """Central differences, parameter by parameter, and in the state along a random direction."""
     start, value = start_of(name), value_of(name)
@@ -286,7 +287,7 @@ def unit_directions(zero):
 OTHERS = [pair for pair in PAIRS if pair[1] != "direct" and "direct" in TABLE[pair[0]][1]]
 
 
-@pytest.mark.parametrize(("name", "adjoint"), OTHERS)
+@pytest.mark.parametrize(("name", "adjoint"), slow_but(QUICK, OTHERS))
 def test_agrees_with_direct(name, adjoint):
     value, gradient = gradient_at_start(name, adjoint)
     expected_value, expected = gradient_at_start(name, "direct")
@@ -317,7 +318,7 @@ VMAPPED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "adjoint"), VMAPPED)
+@pytest.mark.parametrize(("name", "adjoint"), slow_but(VMAPPED[2:4], VMAPPED))
 def test_a_batch_is_its_members(name, adjoint):
     alone = gradient_of(name, adjoint)
     starts = [along(start_of(name), random_like(start_of(name), 7), h) for h in (0.0, 0.01)]
@@ -360,7 +361,7 @@ def gradient_of_part(part, adjoint):
     return numbers(eqx.filter_jit(jax.grad(one))(problem.params))
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", slow_but(["one save"], PARTS))
 @pytest.mark.parametrize("adjoint", ["checkpoint 3", "reversible"])
 def test_losses_that_leave_something_out(part, adjoint):
     """All observables are saved, and few of them used."""

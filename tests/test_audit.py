@@ -12,7 +12,7 @@ import pytest
 import diffsim as ds
 from diffsim import ConfigError, Schedule, ode
 from diffsim._adjoint import AbstractAdjoint, Trajectory
-from problems import argon_box, springs
+from problems import argon_box, slow_but, springs
 
 SEEN = lambda p, x: {"state": jnp.asarray(x)}  # noqa: E731
 MAP = ds.FunctionSimulation(lambda p, x: x + 0.1 * (p["b"] - p["a"] * x**2), SEEN)
@@ -54,9 +54,10 @@ class WrongPullback(ds.FunctionSimulation):
         return jax.tree.map(jnp.zeros_like, by_params), by_state
 
 
-@pytest.mark.parametrize(
-    "adjoint", [None, ds.RecursiveCheckpoint(2), ds.ForwardMode(), ds.Auto()], ids=str
-)
+ADJOINTS = [None, ds.RecursiveCheckpoint(2), ds.ForwardMode(), ds.Auto()]
+
+
+@pytest.mark.parametrize("adjoint", slow_but([None, ADJOINTS[2]], ADJOINTS), ids=str)
 def test_right_gradients_pass(adjoint):
     found = ds.audit(decay(), adjoint=adjoint)
     assert found.verdict == "pass", str(found)
@@ -144,6 +145,7 @@ def test_a_linear_map_grows_as_its_factor():
     assert found.horizon == pytest.approx(math.log(100) / math.log(1.1), abs=3)
 
 
+@pytest.mark.slow  # to compile
 def test_a_liquid_is_chaotic():
     simulation, params, state = argon_box(atoms=32, density=0.8, dt=0.004)
     found = ds.growth(simulation, params, state, schedule=Schedule(steps=1500))

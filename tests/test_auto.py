@@ -12,7 +12,7 @@ from diffsim._adjoint._auto import Choice, _Fewer
 from diffsim._adjoint._bytes import parsed_bytes
 from diffsim._adjoint._plan import recomputed
 from diffsim._fit._planned import planned
-from problems import argon_box
+from problems import argon_box, slow_but
 
 LOTKA = ode.LotkaVolterra()
 
@@ -78,15 +78,15 @@ BUDGETS = [
     ("ode", "50kB", "RecursiveCheckpoint"),
     ("large ode", "1MB", "RecursiveCheckpoint"),
     ("large ode", "1GB", "Direct"),
-    pytest.param("both ways", "350kB", "Reversible", marks=pytest.mark.slow),
-    pytest.param("liquid", "1GB", "Direct", marks=pytest.mark.slow),
-    pytest.param("liquid", "600kB", "Reversible", marks=pytest.mark.slow),
-    pytest.param("flow", "1GB", "Direct", marks=pytest.mark.slow),
-    pytest.param("flow", "1200kB", "RecursiveCheckpoint", marks=pytest.mark.slow),
+    ("both ways", "350kB", "Reversible"),
+    ("liquid", "1GB", "Direct"),
+    ("liquid", "600kB", "Reversible"),
+    ("flow", "1GB", "Direct"),
+    ("flow", "1200kB", "RecursiveCheckpoint"),
 ]
 
 
-@pytest.mark.parametrize(("name", "memory", "chosen"), BUDGETS)
+@pytest.mark.parametrize(("name", "memory", "chosen"), slow_but([BUDGETS[1], BUDGETS[3]], BUDGETS))
 def test_auto_stays_in_its_budget_and_predicts_it(name, memory, chosen):
     system = SYSTEMS[name]()
     found, plan = gradient(system, ds.Auto(memory=memory))
@@ -99,6 +99,7 @@ def test_auto_stays_in_its_budget_and_predicts_it(name, memory, chosen):
     rtol = 1e-8 if chosen == "Reversible" else 1e-10
     np.testing.assert_allclose(flat(found), flat(expected), rtol=rtol)
     assert "chosen" in str(plan) and plan.rows()[0]["name"]
+    assert not jax.tree.leaves(eqx.filter(plan, eqx.is_array))
 
 
 def test_auto_refuses_what_nothing_fits():
@@ -124,6 +125,7 @@ def test_auto_steps_down_where_a_prediction_was_wrong(monkeypatch):
     assert verdicts["RecursiveCheckpoint"] == "chosen"
 
 
+@pytest.mark.slow  # to compile
 def test_auto_in_forward_mode_never_meets_a_reverse_rule():
     simulation, params, state, schedule, seen = lotka(200)
 
@@ -176,7 +178,7 @@ def measured(statistic="each"):
 
 
 @pytest.mark.parametrize(
-    "method", ["least squares", "descent", pytest.param("laplace", marks=pytest.mark.slow)]
+    "method", slow_but(["least squares"], ["least squares", "descent", "laplace"])
 )
 def test_fits_follow_auto(method):
     problem = measured()
@@ -210,6 +212,7 @@ def test_averages_at_equilibrium_are_reweighted():
 
 
 # The last steps alone.
+@pytest.mark.slow  # to compile
 def test_a_window_that_is_the_whole_run_is_exact():
     system = lotka(200)
     expected, _ = gradient(system, ds.Direct())
@@ -218,7 +221,7 @@ def test_a_window_that_is_the_whole_run_is_exact():
         np.testing.assert_allclose(flat(found), flat(expected), rtol=1e-12)
 
 
-@pytest.mark.parametrize("window", [1, 30, 50, 120])
+@pytest.mark.parametrize("window", slow_but([120], [1, 30, 50, 120]))
 def test_a_window_is_the_gradient_of_what_starts_there(window):
     """The head is run first, without a gradient; the rest is a run of its own."""
     simulation, params, state, _, _ = lotka()
@@ -226,17 +229,19 @@ def test_a_window_is_the_gradient_of_what_starts_there(window):
         simulation, p, s, schedule=Schedule(steps=n), adjoint=adjoint
     )
     halfway = run(params, state, 200 - window).state
-    by_hand = jax.grad(lambda p: jnp.sum(run(p, halfway, window).observables["y"] ** 2))(params)
+    by_hand = jax.jit(jax.grad(lambda p: jnp.sum(run(p, halfway, window).observables["y"] ** 2)))(
+        params
+    )
     schedule = Schedule(steps=200, save_every=50)
 
     def last(params):
         sol = ds.solve(simulation, params, state, schedule=schedule, adjoint=ds.Truncated(window))
         return jnp.sum(sol.observables["y"][-1] ** 2), sol.stats["biased"]
 
-    found, biased = jax.grad(last, has_aux=True)(params)
+    found, biased = jax.jit(jax.grad(last, has_aux=True))(params)
     assert bool(biased)
     np.testing.assert_allclose(flat(found), flat(by_hand), rtol=1e-10)
-    pushed = jax.jacfwd(lambda p: last(p)[0])(params)
+    pushed = jax.jit(jax.jacfwd(lambda p: last(p)[0]))(params)
     np.testing.assert_allclose(flat(pushed), flat(found), rtol=1e-10)
 
 
@@ -276,9 +281,8 @@ def test_an_unconverged_run_is_refused():
     short = at_rest(simulation, params, 20, ds.Implicit())
     with pytest.raises(ds.SimulationError, match=r"did not end at a fixed point.*step 20"):
         short.check()
-    slope = jax.grad(
-        lambda p: jnp.sum(at_rest(simulation, p, 20, ds.Implicit()).observables["state"][-1])
-    )(params)
+    end = lambda p: at_rest(simulation, p, 20, ds.Implicit()).observables["state"][-1]  # noqa: E731
+    slope = jax.jit(jax.grad(lambda p: jnp.sum(end(p))))(params)
     assert np.all(np.isnan(flat(slope)))
     assert float(short.stats["distance"]) > 1e-3
     at_rest(simulation, params, 20, ds.Implicit(rtol=0.5)).check()
@@ -295,7 +299,7 @@ def test_the_stationary_state_of_an_equation():
         return sol.observables["y"][-1, 0]
 
     exact = lambda p: 0.5 * (1 + jnp.sqrt(1 - 4 * p["h"] / p["r"]))  # noqa: E731
-    value, slope = jax.value_and_grad(rest)(params)
+    value, slope = jax.jit(jax.value_and_grad(rest))(params)
     assert value == pytest.approx(float(exact(params)), rel=1e-12)
     np.testing.assert_allclose(flat(slope), flat(jax.grad(exact)(params)), rtol=1e-9)
 
@@ -316,7 +320,8 @@ def test_a_direction_that_nothing_moves_stays():
         return jnp.vdot(source, sol.state)
 
     params = {"a": jnp.asarray(1.0)}
-    found, expected = (jax.grad(amplitude)(params, a)["a"] for a in (ds.Implicit(), ds.Direct()))
+    slope = jax.jit(jax.grad(amplitude), static_argnums=1)
+    found, expected = (slope(params, a)["a"] for a in (ds.Implicit(), ds.Direct()))
     assert found == pytest.approx(float(expected), rel=1e-8)
 
 
@@ -336,11 +341,6 @@ def test_tangents_in_chunks_are_the_tangents():
         ds.ForwardMode(chunk=0)
     with pytest.raises(ConfigError, match="memory: give one of the two"):
         ds.ForwardMode(chunk=2, memory="1GB")
-
-
-def test_a_plan_is_no_array():
-    _, plan = gradient(lotka(100), ds.Auto())
-    assert not jax.tree.leaves(eqx.filter(plan, eqx.is_array))
 
 
 def test_stats_are_attributes_and_adaptive_solvers_choose_their_own():

@@ -1,16 +1,14 @@
 """Fits in which a few conditions at a time stand for all, growing horizons, and what they keep."""
 
-import json
 from typing import Any
 
-import h5py
 import jax
 import numpy as np
 import optax
 import pytest
 
 import diffsim as ds
-from diffsim import cfd, ode, run
+from diffsim import cfd, ode
 
 STARTS = np.linspace(0.5, 2.0, 12)[:, None]
 TIMES = [0.25, 0.5, 0.75, 1.0]
@@ -135,15 +133,3 @@ def test_what_a_fit_found_starts_the_next(tmp_path):
             ds.fitted(path, **words)
     with pytest.raises(ds.ConfigError, match="file"):
         ds.fitted(tmp_path / "none.h5", "net")
-
-
-def test_an_experiment_keeps_what_it_found(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    place = tmp_path / "run"
-    words = ["experiment=viscosity_fit", "size=tiny", f"hydra.run.dir={place}"]
-    assert run.main(words) == 0
-    result = json.loads((place / "result.json").read_text(encoding="utf-8"))
-    with h5py.File(place / "parameters.h5") as file:
-        assert set(file) == {"viscosity", "amplitude", "drag"}
-    found = float(ds.fitted(place / "parameters.h5", "viscosity"))
-    assert found == pytest.approx(result["parameters"]["viscosity"]["value"], rel=1e-12)

@@ -1,5 +1,7 @@
 """Closures that are learned: what holds whatever the weights, and their gradients."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 import diffsim as ds
 from diffsim import cfd
 from flows import BOXES, KEY, random_start
+from problems import slow_but
 
 SIZE = {"interpolation": (2, 24), "correction": (2, 2), "viscosity": (2, 1)}
 CLOSURES = {
@@ -55,24 +58,24 @@ def test_a_silent_network_changes_nothing(name):
     )
     params |= {"net": zero(params["net"])}
     state = random_start(flow, params)
-    for a, b in zip(
-        flow.step(params, state).velocity, plain.step(params, state).velocity, strict=True
-    ):
+    found, wanted = (eqx.filter_jit(f.step)(params, state).velocity for f in (flow, plain))
+    for a, b in zip(found, wanted, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-14)
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (6, 8, 4)])
+@pytest.mark.parametrize("shape", [pytest.param((8, 8), marks=pytest.mark.slow), (6, 8, 4)])
 def test_interpolation_lets_a_uniform_flow_pass_and_keeps_momentum(shape):
     box, closure = cfd.Box(cfd.Grid(shape)), cfd.LearnedInterpolation()
     n = len(shape)
     net = cfd.FieldNetwork(n, closure.outputs(n), axes=n, width=4, depth=1, reach=1)
     net = jax.tree.map(lambda x: x + 0.1, net)
     uniform = tuple(jnp.full(shape, v) for v in (1.0, -2.0, 0.5)[:n])
-    for change in closure.tendency(box, {"net": net}, uniform):
+    tendency = jax.jit(functools.partial(closure.tendency, box))
+    for change in tendency({"net": net}, uniform):
         np.testing.assert_allclose(change, 0, atol=1e-13)
     rng = np.random.default_rng(0)
     fields = tuple(jnp.asarray(rng.standard_normal(shape)) for _ in range(n))
-    for change in closure.tendency(box, {"net": net}, fields):
+    for change in tendency({"net": net}, fields):
         assert np.max(np.abs(change)) > 0.1
         assert abs(np.mean(change)) < 1e-14
 
@@ -95,10 +98,11 @@ def test_interpolation_can_be_of_fourth_order():
         exact = np.sin(y - grid.spacing[1] / 2)
         errors.append(np.max(np.abs(face[:, :-1] - exact)))
         wanted = -jnp.diff(face, axis=1) / grid.spacing[1]
-        central = cfd.IncompressibleFlow(grid, 0.01).tendency(
-            {"viscosity": 0.0}, ((u, v), {}), 0.0, viscous=False
-        )[0]
-        found = central[0] + closure.tendency(box, params, (u, v))[0]
+        flow = cfd.IncompressibleFlow(grid, 0.01)
+        unviscous = jax.jit(functools.partial(flow.tendency, viscous=False))
+        central = unviscous({"viscosity": 0.0}, ((u, v), {}), 0.0)[0]
+        added = jax.jit(lambda *given: closure.tendency(box, params, given))(u, v)  # noqa: B023
+        found = central[0] + added[0]
         np.testing.assert_allclose(found, wanted, atol=1e-13)
     assert errors[0] / errors[1] == pytest.approx(16, rel=0.02)
 
@@ -109,10 +113,15 @@ def test_a_closure_goes_with_the_flow_where_it_goes(name):
     flow, params = flow_of(name), params_of(name)
     velocity = random_start(flow, params).velocity
     moved = tuple(jnp.roll(u, (3, 5), (0, 1)) for u in velocity)
-    here = CLOSURES[name].tendency(flow.box, params, velocity)
-    there = CLOSURES[name].tendency(flow.box, params, moved)
+    tendency = jax.jit(functools.partial(CLOSURES[name].tendency, flow.box))
+    here, there = tendency(params, velocity), tendency(params, moved)
     for a, b in zip(here, there, strict=True):
         np.testing.assert_allclose(jnp.roll(a, (3, 5), (0, 1)), b, atol=1e-12)
+
+
+@eqx.filter_jit
+def pushed(flow, params, velocity):
+    return flow.closure.tendency(flow.box, params, velocity)
 
 
 @pytest.mark.parametrize("box", ["periodic", "channel", "slip"])
@@ -122,19 +131,19 @@ def test_a_learned_viscosity_never_drives_the_flow(box, seed):
     flow = flow_of("viscosity", box)
     params = params_of("viscosity", box, seed=seed, size=1.0)
     velocity = random_start(flow, params, seed).velocity
-    force = CLOSURES["viscosity"].tendency(flow.box, params, velocity)
+    force = pushed(flow, params, velocity)
     work = sum(float(jnp.vdot(u, f)) for u, f in zip(velocity, force, strict=True))
     assert work < 0
 
 
 CASES = [
-    pytest.param("interpolation", "periodic", marks=pytest.mark.slow),
+    ("interpolation", "periodic"),
     ("correction", "cavity"),
-    pytest.param("viscosity", "cavity", marks=pytest.mark.slow),
+    ("viscosity", "cavity"),
 ]
 
 
-@pytest.mark.parametrize(("name", "box"), CASES)
+@pytest.mark.parametrize(("name", "box"), slow_but(CASES[1:2], CASES))
 def test_gradients_in_the_weights(name, box):
     flow, params = flow_of(name, box), params_of(name, box)
     state = random_start(flow, params)

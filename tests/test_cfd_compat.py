@@ -224,6 +224,7 @@ def report() -> None:
     sys.stdout.write(json.dumps(found))
 
 
+@pytest.mark.slow  # a process that compiles without the repairs and with them
 def test_faults_show_without_their_repairs_and_not_with_them():
     """In one test: what shows them takes a process of its own."""
     code = "import test_cfd_compat; test_cfd_compat.report()"

@@ -46,12 +46,17 @@ def test_maps_and_their_transposes(A, axis):
     x = jnp.asarray(rng.standard_normal((5, 6)))
     y = jnp.asarray(rng.standard_normal(A(x, axis).shape))
     of = lambda x: A(x, axis)  # noqa: E731
-    (back,) = jax.vjp(of, x)[1](y)
-    dense = jax.jacfwd(of)(x)
-    np.testing.assert_allclose(jnp.tensordot(dense, x, 2), of(x), atol=1e-13)
-    np.testing.assert_allclose(jnp.tensordot(y, dense, 2), back, atol=1e-13)
-    np.testing.assert_allclose(jax.jacrev(of)(x), dense, atol=1e-14)
-    np.testing.assert_allclose(jax.linear_transpose(of, x)(y)[0], back)
+
+    @jax.jit
+    def derivatives(x, y):
+        transposed = jax.vjp(of, x)[1](y)[0], jax.linear_transpose(of, x)(y)[0]
+        return of(x), *transposed, jax.jacfwd(of)(x), jax.jacrev(of)(x)
+
+    value, back, again, dense, by_rows = map(np.asarray, derivatives(x, y))
+    np.testing.assert_allclose(np.tensordot(dense, x, 2), value, atol=1e-13)
+    np.testing.assert_allclose(np.tensordot(y, dense, 2), back, atol=1e-13)
+    np.testing.assert_allclose(by_rows, dense, atol=1e-14)
+    np.testing.assert_allclose(again, back)
 
 
 @pytest.mark.parametrize("name", BOXES)

@@ -16,6 +16,7 @@ from diffsim import cfd
 from diffsim.cfd import _pdes as pdes
 from diffsim.cfd._exponential import ETDRK4, AbstractStepper
 from diffsim.cfd._spectral_modes import PeriodicModes, rotated
+from problems import slow_but
 
 KEY = jax.random.key(0)
 METHODS = ("etdrk4", "etdrk2", "cn_rk4")
@@ -347,11 +348,6 @@ def gradient(name, adjoint):
 
 
 QUICK = ("advection", "burgers etdrk4")
-
-
-def slow_but(quick, names):
-    """The other names in the slow tests alone: most of the time is compilation."""
-    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
 @pytest.mark.parametrize("name", slow_but(QUICK, CASES))

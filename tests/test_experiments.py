@@ -2,9 +2,11 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 
+import diffsim as ds
 from conftest import CHECKOUT
 from diffsim import config, run
 from diffsim._store import read_trajectory
@@ -24,6 +26,7 @@ SLOW = {  # to compile, mostly
     "lj_trajectory_fit",
     "lorenz_assimilate",
     "lynx_hare",
+    "robertson_fit",
     "sde_ou",
     "silicon_force_matching",
     "taylor_green",
@@ -58,6 +61,11 @@ def test_tiny_runs_end_to_end(name: str, tmp_path, monkeypatch: pytest.MonkeyPat
         assert abs(result["parameters"]["sigma"]["value"] - 3.396) < 0.06
         assert len(result["measured"]["states"]) == 27
         assert result["validation"]["rows"] == [4, 10, 14, 18, 25]
+    if name == "viscosity_fit":
+        with h5py.File(place / "parameters.h5") as file:
+            assert set(file) == {"viscosity", "amplitude", "drag"}
+        found = float(ds.fitted(place / "parameters.h5", "viscosity"))
+        assert found == pytest.approx(result["parameters"]["viscosity"]["value"], rel=1e-12)
     if name == "argon_density":
         assert abs(result["parameters"]["sigma"]["value"] - 3.4) < 0.1
         box = read_trajectory(place / "trajectory.h5").box

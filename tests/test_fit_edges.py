@@ -13,6 +13,7 @@ import diffsim as ds
 from diffsim import ConfigError, Parameter, Problem, Schedule, SimulationError, Target
 from diffsim._parameter._transform import Interval, Positive, Simplex
 from diffsim._store.json_text import to_json
+from problems import slow_but
 
 TIMES = 0.5 * np.arange(1, 7)
 
@@ -59,7 +60,9 @@ def test_what_the_data_leave_open_has_an_infinite_error(kind):
     assert {name for name, error in written.items() if error is None} == unknown
 
 
-@pytest.mark.parametrize("solve", [ds.least_squares, ds.fit], ids=["least_squares", "fit"])
+@pytest.mark.parametrize(
+    "solve", slow_but([ds.least_squares], [ds.least_squares, ds.fit]), ids=["least_squares", "fit"]
+)
 def test_a_step_to_where_the_trajectory_fails_is_shortened(solve):
     data = 1 / (1 - 0.3 * TIMES)
     result = solve(problem(power, data, k=Parameter(0.001, transform="positive")))
@@ -113,7 +116,7 @@ BOUNDS = {
 
 
 @pytest.mark.parametrize("solve", [ds.least_squares, ds.fit], ids=["least_squares", "fit"])
-@pytest.mark.parametrize("kind", BOUNDS)
+@pytest.mark.parametrize("kind", slow_but(["above", "zero"], BOUNDS))
 def test_a_fit_that_runs_to_a_bound_ends_inside_of_it(kind, solve):
     step, data, transform, bound = BOUNDS[kind]
     given = problem(step, data, k=Parameter(0.3, transform=transform))

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from diffsim import md
 from diffsim.md._force_rule import forces_with_pullback
-from problems import liquid, parameters
+from problems import liquid, parameters, slow_but
 
 POTENTIAL = md.LennardJones(1.7, "switch")
 X, BOX = map(jnp.asarray, liquid(12, 0.4))
@@ -74,10 +74,10 @@ DERIVATIVES = {
 }
 
 
-LONG = {"reverse over reverse": pytest.mark.slow}  # to compile
+QUICK = ("push", "pull", "forward over reverse")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=LONG.get(n, ())) for n in DERIVATIVES])
+@pytest.mark.parametrize("name", slow_but(QUICK, DERIVATIVES))
 def test_every_derivative_is_that_of_the_plain_sum(name):
     """Alone, and side by side."""
     along = directions(1)
@@ -96,8 +96,9 @@ def test_parameters_and_positions_that_are_batched_or_not():
     forces = lambda p, x: jnp.vdot(W, POTENTIAL.forces(p, x, box))  # noqa: E731
     plainly = lambda p, x: jnp.vdot(W, POTENTIAL._forces(p, x, box, (None, None)))  # noqa: E731
     # the parameters' gradient of each, then of their sum
-    each = lambda f: jax.vmap(jax.grad(f, argnums=(0, 1)), in_axes=(None, 0))(params, both)  # noqa: E731
-    total = lambda f: jax.grad(lambda p: jnp.sum(jax.vmap(f, in_axes=(None, 0))(p, both)))(params)  # noqa: E731
+    each = lambda f: jax.jit(jax.vmap(jax.grad(f, (0, 1)), (None, 0)))(params, both)  # noqa: E731
+    summed = lambda f: lambda p: jnp.sum(jax.vmap(f, (None, 0))(p, both))  # noqa: E731
+    total = lambda f: jax.jit(jax.grad(summed(f)))(params)  # noqa: E731
     for way in (each, total):
         for a, b in zip(*map(jax.tree.leaves, (way(forces), way(plainly))), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-11 * np.max(np.abs(b)))

@@ -108,7 +108,10 @@ def along(direction):
     return (8 * near - far) / (12 * h)
 
 
-@pytest.mark.parametrize("adjoint", [ds.Direct(), ds.RecursiveCheckpoint(), ds.ForwardMode()])
+@pytest.mark.parametrize(
+    "adjoint",
+    [pytest.param(ds.Direct(), marks=pytest.mark.slow), ds.RecursiveCheckpoint(), ds.ForwardMode()],
+)
 def test_gradients_agree_with_finite_differences(adjoint):
     noise = jax.random.normal(jax.random.key(0), GRID.shape)
     directions = [

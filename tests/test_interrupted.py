@@ -41,7 +41,6 @@ RUNS = {
     "fit": ("experiment=lynx_hare", "size=tiny", "fit=optax", "~fit.method", "fit.steps=12"),
 }
 SHARES = {"simulation": (0.3, 0.8), "least squares": (0.6,), "posterior": (0.2, 0.75)}
-SLOW = ("posterior", "variational", "fit", "least squares")
 
 
 @pytest.fixture
@@ -60,10 +59,9 @@ def looks(monkeypatch):
     return Looks
 
 
-CASES = [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in RUNS]
-
-
-@pytest.mark.parametrize("name", CASES)
+# The quick ones of their kind: tests/test_kills.py, and Ctrl-C to a process in tests/test_run.py.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
 def test_what_is_interrupted_goes_on_to_the_same_end(name, looks, tmp_path, monkeypatch):
     monkeypatch.setattr("diffsim._report.write_report", lambda folder: Path(folder))
     alone, folder = tmp_path / "alone", tmp_path / "run"

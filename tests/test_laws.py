@@ -29,7 +29,7 @@ from diffsim import (
 from diffsim._drive import View, drive
 from diffsim._errors import LawBroken
 from diffsim._laws import assess
-from problems import argon_box, springs
+from problems import argon_box, slow_but, springs
 
 NAN = math.nan
 
@@ -211,7 +211,7 @@ def warm():
 CHUNKS = {"springs": (bound, (1, 2, 4, 6, 8, 10, 15, 18, 20, 100)), "liquid": (warm, (14,))}
 
 
-@pytest.mark.parametrize("name", CHUNKS)
+@pytest.mark.parametrize("name", slow_but(["springs"], CHUNKS))
 def test_the_length_of_chunks_changes_nothing(name):
     """Bits of states and saves, the ledger, and the numbers of the steps."""
     make, lengths = CHUNKS[name]

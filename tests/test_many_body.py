@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.spatial.transform import Rotation
 
 from diffsim import ConfigError, md
+from problems import slow_but
 
 
 def arrays(params: dict[str, float]) -> dict[str, Any]:
@@ -43,12 +44,7 @@ ALL = {"stillinger-weber": SW, "tersoff": TERSOFF, "sutton-chen": SILVER, "gupta
 ALL["network"] = NETWORK
 TENSORS = md.MessagePassing(3.2, 3, features=4, rounds=1, radial=4, degree=2)
 ALL["tensors"] = md.Neural(3.2), {"net": TENSORS}
-LONG = ("stillinger-weber", "tersoff")  # to compile
-
-
-def some(names: Any) -> list[Any]:
-    """What takes long is slow."""
-    return [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in names]
+QUICK = ("sutton-chen", "gupta", "network", "tensors")
 
 
 @eqx.filter_jit
@@ -115,7 +111,7 @@ def disordered(seed: int, atoms: int = 20) -> tuple[Any, Any]:
     )
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", slow_but(ALL.keys() - {"network", "stillinger-weber"}, ALL))
 def test_derivatives_against_differences(name):
     potential, params = ALL[name]
     if name in ("sutton-chen", "gupta"):
@@ -145,7 +141,7 @@ def test_derivatives_against_differences(name):
         np.testing.assert_allclose(grad[index], slope, rtol=2e-5, atol=1e-9 * abs(energy) / d)
 
 
-@pytest.mark.parametrize("name", some(ALL))
+@pytest.mark.parametrize("name", slow_but(QUICK, ALL))
 @settings(max_examples=4)
 @given(kind=st.sampled_from(["alone", "coincident", "one pair", "at the cutoff"]))
 def test_gradients_are_finite_in_every_corner(name, kind):
@@ -166,7 +162,7 @@ def test_gradients_are_finite_in_every_corner(name, kind):
         np.testing.assert_array_equal(found[1], 0)
 
 
-@pytest.mark.parametrize("name", some(["tersoff", "network"]))
+@pytest.mark.parametrize("name", slow_but(QUICK, ["tersoff", "network"]))
 def test_energies_know_no_direction_place_or_order(name):
     potential, params = ALL[name]
     x, _ = disordered(4, 12)
@@ -187,7 +183,7 @@ def test_energies_know_no_direction_place_or_order(name):
     assert np.abs(np.sum(forces, axis=0)).max() < 1e-11 * np.abs(forces).max() * len(x)
 
 
-@pytest.mark.parametrize("name", some(["stillinger-weber", "sutton-chen", "network"]))
+@pytest.mark.parametrize("name", slow_but(QUICK, ["stillinger-weber", "sutton-chen", "network"]))
 def test_energies_and_forces_are_smooth_at_the_cutoff(name):
     potential, params = ALL[name]
     reach = 1.8 * 2.0951 if name == "stillinger-weber" else potential.cutoff

@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 
 from diffsim import ConfigError, md
 from diffsim.md import _pairs
-from problems import NIST, UNIT, nist, pair_by_pair, parameters, unchecked
+from problems import NIST, UNIT, nist, pair_by_pair, parameters, slow_but, unchecked
 
 TRUNCATIONS = {
     "cut": md.LennardJones(1.9, "cut"),
@@ -61,8 +61,10 @@ def pair_curves(potential, r):
     return jax.vmap(energy)(x), jax.vmap(force)(x), jax.vmap(jax.grad(force))(x)[:, 1, 0]
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("row", NIST)
+EACH = [(row, dtype) for row in NIST for dtype in ("float64", "float32")]
+
+
+@pytest.mark.parametrize(("row", "dtype"), slow_but([*EACH[::4], EACH[3], EACH[7]], EACH))
 def test_nist(row, dtype):
     case = NIST[row]
     positions, box = nist(case.config)
@@ -153,7 +155,7 @@ def test_second_virial_coefficient():
 SMOOTHNESS = {"cut": 0, "shift": 1, "force_shift": 2, "switch": 3, "switch, early": 3}
 
 
-@pytest.mark.parametrize("name", TRUNCATIONS)
+@pytest.mark.parametrize("name", slow_but(["force_shift", "switch, early"], TRUNCATIONS))
 def test_smoothness_at_the_cutoff(name):
     potential = TRUNCATIONS[name]
     beside = potential.cutoff * (1 + np.array([-1e-9, 1e-9]))
@@ -240,7 +242,7 @@ def derivatives(potential, params, x):
     )
 
 
-@pytest.mark.parametrize("name", TRUNCATIONS)
+@pytest.mark.parametrize("name", slow_but(["force_shift", "switch, early"], TRUNCATIONS))
 def test_forces_and_virial_are_derivatives_of_the_driving_energy(name):
     found = derivatives(TRUNCATIONS[name], parameters(0.7, 0.95), jnp.asarray(small_liquid(1, 6)))
     assert np.abs(found.forces).max() > 0.1
@@ -251,7 +253,9 @@ def test_forces_and_virial_are_derivatives_of_the_driving_energy(name):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["cut", "shift", "switch", "switch, early"])
+@pytest.mark.parametrize(
+    "name", slow_but(["shift", "switch, early"], ["cut", "shift", "switch", "switch, early"])
+)
 def test_tail_is_what_the_truncation_leaves_out(name):
     """2πNρ ∫ (φ_full - φ) r² dr and the same of the virial, with g(r) = 1; for a shifted potential
     as for a cut one, by convention."""
@@ -341,7 +345,7 @@ def test_forces_sum_to_zero(seed, name):
     np.testing.assert_allclose(force.sum(axis=0), 0, atol=1e-12 * np.abs(force).max())
 
 
-@pytest.mark.parametrize("name", ["cut", "force_shift", "switch"])
+@pytest.mark.parametrize("name", slow_but(["switch"], ["cut", "force_shift", "switch"]))
 def test_scaling(name):
     """U(ε, σ; σ x, σ L, σ rc) = ε U(1, 1; x, L, rc): corresponding states."""
     x, tail = small_liquid(3), name != "force_shift"

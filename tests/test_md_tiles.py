@@ -20,7 +20,7 @@ from diffsim.md._cluster_pairs import SPAN, _settled, _total, _words
 from diffsim.md._cluster_plan import LANES, ROW, TILE, ClusterPlan
 from diffsim.md._clusters import Clusters, _built_once, fractions, make_clusters
 from diffsim.md._pair_engines import chosen_path
-from problems import NIST, UNIT, liquid, nist, parameters
+from problems import NIST, UNIT, liquid, nist, parameters, slow_but
 
 PARAMS = {"epsilon": jnp.asarray(1.3), "sigma": jnp.asarray(0.9)}
 TABLES = {
@@ -105,13 +105,7 @@ def test_tiles_and_all_pairs_agree(given_):
         close(tiled, numbers(potential, params, x, edges, None))
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    "row",
-    ["3, 3", *(pytest.param(row, marks=SLOW) for row in ("1, 3", "1, 4", "1, 3, force", "3, 4"))],
-)
+@pytest.mark.parametrize("row", slow_but(["3, 3"], NIST))
 def test_nist(row):
     case = NIST[row]
     positions, box = nist(case.config)
@@ -186,6 +180,7 @@ def test_a_rebuild_comes_when_an_atom_has_gone_half_the_skin():
         assert int(moved.rebuilds) == rebuilds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [1.0, 0.4], ids=["even", "crowded"])
 def test_atoms_that_leave_their_tile_and_cross_the_box_keep_their_pairs(part):
     """Tiles are kept for some rebuilds: their atoms drift apart, over the edges of the box too."""
@@ -266,7 +261,7 @@ def test_equal_systems_get_equal_shapes():
 # Sums that do not depend on the structure.
 
 
-@pytest.mark.parametrize("precision", ["float64", "mixed", "float32"])
+@pytest.mark.parametrize("precision", slow_but(["mixed"], ["float64", "mixed", "float32"]))
 def test_forces_are_the_same_to_the_bit_for_every_structure(precision):
     x, box = map(jnp.asarray, liquid(ATOMS, 0.8, seed=4))
     potential = md.LennardJones(RC, "shift", path="tiles", skin=SKIN, precision=precision)
@@ -335,6 +330,7 @@ def test_tables_that_do_not_fit_are_refused(params, species, message):
         potential.check(params, np.full(3, 9.0))
 
 
+@pytest.mark.slow  # to compile
 def test_one_kind_of_atom_in_a_table_is_no_table():
     x, box = map(jnp.asarray, liquid(ATOMS, 0.8, seed=5))
     same = {k: jnp.full((2, 2), v) for k, v in PARAMS.items()}

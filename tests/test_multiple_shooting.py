@@ -46,6 +46,7 @@ def tightened(problem, segments, gaps, **options):
     return found, problem
 
 
+@pytest.mark.slow  # to compile
 def test_lorenz_is_found_where_one_trajectory_is_lost():
     problem = lorenz()
     lost = ds.least_squares(problem, adjoint=ds.ForwardMode(), steps=30)
@@ -115,6 +116,7 @@ def test_any_simulation_and_several_conditions():
     assert found.values["a"] == pytest.approx(1.3, rel=1e-6)
 
 
+@pytest.mark.slow  # to compile
 def test_nodes_are_simulated_where_they_are_not_measured():
     system = ode.LotkaVolterra()
     equation = ode.DifferentialEquation(system, dt=0.05)

@@ -18,6 +18,7 @@ from diffsim._adjoint._base import Health, march
 from diffsim._drive import View, drive
 from diffsim.md._list_pairs import sum_in_any_order
 from diffsim.md._neighbours import Neighbours, list_functions, make
+from problems import slow_but
 
 PARAMS = {"epsilon": jnp.asarray(1.3), "sigma": jnp.asarray(0.9)}
 WCA = 2 ** (1 / 6)
@@ -106,7 +107,10 @@ def test_list_and_dense_paths_agree(seed, edges):
     _close(listed, _numbers(CUT, x, box, None))
 
 
-@pytest.mark.parametrize(("truncation", "precision"), [("cut", "state"), ("switch", "mixed")])
+EITHER = [("cut", "state"), ("switch", "mixed")]
+
+
+@pytest.mark.parametrize(("truncation", "precision"), slow_but(EITHER[1:], EITHER))
 def test_a_potential_gives_the_same_on_both_paths(truncation, precision):
     edges = np.asarray([6.0, 6.5, 7.0])
     grid, _ = md.lattice(200, box=edges, kind="fcc")
@@ -162,6 +166,7 @@ def test_a_list_is_rebuilt_by_displacement_and_always_holds_every_pair():
     np.testing.assert_allclose(listed, dense, rtol=1e-11)
 
 
+@pytest.mark.slow  # a fault of jax-md that may be mended
 def test_jax_md_loses_pairs_of_atoms_outside_of_the_box():
     """jax-md#171: once this fails, `wrapped` can go."""
     functions, cells = list_functions((9.0,) * 3, 1.2, 0.2)
@@ -319,6 +324,7 @@ def test_gradients_through_rebuilds_agree(driven):
             np.testing.assert_allclose(got[name], wanted[name], rtol=1e-6)
 
 
+@pytest.mark.slow  # to compile
 def test_a_state_goes_on_from_its_arrays(driven):
     sim, _, ends = driven
     state = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, ends[200][0])

@@ -14,7 +14,7 @@ from scipy import stats
 import diffsim as ds
 from diffsim import RESULTS, ConfigError, Schedule, SimulationError, blocking, md
 from diffsim.md._changing_box import ChangingBox
-from problems import liquid, parameters, unchecked
+from problems import liquid, parameters, slow_but, unchecked
 from test_ensembles import equation_of_state, equilibrium, replicas
 
 FULL = pytest.param("full", marks=pytest.mark.slow)
@@ -53,8 +53,10 @@ def off(values, exact):
     return abs(each.mean() - exact) / (each.std(ddof=1) / np.sqrt(len(each)))
 
 
-@pytest.mark.parametrize("strength", [0.0, 3.0])
-@pytest.mark.parametrize("shape", ["isotropic", "anisotropic"])
+SHAPES = [(shape, strength) for shape in ("isotropic", "anisotropic") for strength in (0.0, 3.0)]
+
+
+@pytest.mark.parametrize(("shape", "strength"), slow_but([SHAPES[0], SHAPES[3]], SHAPES))
 @pytest.mark.parametrize("size", ["small", FULL])
 def test_volumes_have_a_gamma_distribution(size, shape, strength):
     """exp(-P V/kT) V^(N - c/kT), of an energy c ln V; and ⟨P_int⟩ = P."""
@@ -76,6 +78,7 @@ def test_the_wrong_exponent_is_seen():
     )
 
 
+@pytest.mark.slow  # to compile
 def test_reweighting_knows_of_the_volume():
     """d⟨V⟩/dc = -1/P exactly, of an energy c ln V; and the reduced energy holds P V and N ln V."""
     npt, params = ideal(1.0)
@@ -275,7 +278,7 @@ SIZES = {"small": (64, 4_000, 0.03), "full": (500, 40_000, 0.003)}
 @pytest.mark.parametrize(
     ("size", "density"),
     [
-        ("small", 0.7),
+        pytest.param("small", 0.7, marks=pytest.mark.slow),
         pytest.param("full", 0.5, marks=pytest.mark.slow),
         pytest.param("full", 0.7, marks=pytest.mark.slow),
     ],

@@ -11,6 +11,7 @@ import pytest
 from diffsim import RESULTS, ConfigError
 from diffsim._simulation import RESULT_NAMES
 from diffsim.ode._lanes import ensemble, rk_step
+from problems import slow_but
 
 ORDERS = [
     (diffrax.Heun(), 2),
@@ -138,8 +139,16 @@ LV_BY_PARAMETER = np.array(
 )
 
 
-@pytest.mark.parametrize("steps", [{"rtol": 1e-10, "atol": 1e-12}, {"dt": 0.01}], ids=str)
-@pytest.mark.parametrize("gradient", ["reverse", "forward"])
+@pytest.mark.parametrize(
+    ("gradient", "steps"),
+    [
+        ("reverse", {"rtol": 1e-10, "atol": 1e-12}),
+        ("forward", {"dt": 0.01}),
+        pytest.param("reverse", {"dt": 0.01}, marks=pytest.mark.slow),
+        pytest.param("forward", {"rtol": 1e-10, "atol": 1e-12}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_lotka_volterra_and_its_sensitivities(gradient, steps):
     def end(args):
         sol = ensemble(
@@ -206,7 +215,7 @@ def test_steps_cut_at_saves_are_taken_up_again():
     np.testing.assert_allclose(many.ys[0, -1], few.ys[0, -1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [{}, {"dt": 0.01}], ids=["adaptive", "equal"])
+@pytest.mark.parametrize("steps", slow_but([{}], [{}, {"dt": 0.01}]), ids=["adaptive", "equal"])
 def test_one_lane_is_like_many(steps):
     """Whatever the block: alone, in a block that fills up, in one of several."""
     y0, args, axes = lorenz_problem(5)
@@ -219,7 +228,10 @@ def test_one_lane_is_like_many(steps):
         assert int(alone.accepted[0]) == int(together.accepted[i])
 
 
-@pytest.mark.parametrize("steps", [{"rtol": 1e-11, "atol": 1e-11}, {"dt": 0.01}], ids=str)
+FINE, EQUAL = {"rtol": 1e-11, "atol": 1e-11}, {"dt": 0.01}
+
+
+@pytest.mark.parametrize("steps", slow_but([EQUAL], [FINE, EQUAL]), ids=str)
 def test_gradients_of_ensembles(steps):
     """Reverse, forward, Diffrax and finite differences, for shared and for own parameters, through
     saves on the way."""

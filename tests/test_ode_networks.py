@@ -11,6 +11,7 @@ from flax import nnx
 
 import diffsim as ds
 from diffsim import ode
+from problems import slow_but
 
 
 @eqx.filter_jit
@@ -46,7 +47,7 @@ class Net(nnx.Module):
         return self.layers[-1](x)
 
 
-@pytest.mark.parametrize("kind", ["neural", "universal"])
+@pytest.mark.parametrize("kind", slow_but(["universal"], ["neural", "universal"]))
 def test_networks_of_equinox_and_flax_are_the_same_in_the_same_place(kind):
     known = {"alpha": 1.1, "beta": 0.4, "gamma": 0.9, "delta": 0.3}
     neural = kind == "neural"

@@ -18,6 +18,7 @@ from scipy.special import lambertw
 
 import diffsim as ds
 from diffsim import ode
+from problems import slow_but
 
 TSIT5, DOPRI8, KVAERNO5 = diffrax.Tsit5(), diffrax.Dopri8(), diffrax.Kvaerno5()
 
@@ -180,7 +181,12 @@ def solved(case, times, names, params):
     return ys, sol, slopes
 
 
-@pytest.mark.parametrize("name", TABLE)
+# Every system and every solver; the others are more of them, or later.
+MORE = ("lotka-volterra kvaerno5", "lotka-volterra dopri8", "kepler dopri8", "figure of eight")
+MORE += ("robertson", "robertson late", "seir")
+
+
+@pytest.mark.parametrize("name", slow_but(TABLE.keys() - MORE, TABLE))
 def test_reference_solutions(name):
     case = TABLE[name]
     system = case.field if isinstance(case.field, ode.AbstractSystem) else ode.Robertson()

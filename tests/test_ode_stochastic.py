@@ -10,6 +10,7 @@ import pytest
 import diffsim as ds
 from diffsim import ConfigError, Schedule, ode
 from diffsim.ode._noise import normals, threefry
+from problems import slow_but
 
 # Known answers of Random123: (key, counter) -> words.
 KNOWN = [
@@ -79,17 +80,9 @@ SOLVERS = [
 ]
 
 
-LONG = (
-    diffrax.EulerHeun,
-    diffrax.GeneralShARK,
-    diffrax.SlowRK,
-    diffrax.StratonovichMilstein,
-)  # to compile
-
-
 @pytest.mark.parametrize(
     ("solver", "interpretation", "noise", "order"),
-    [pytest.param(*s, marks=pytest.mark.slow) if isinstance(s[0], LONG) else s for s in SOLVERS],
+    slow_but(SOLVERS[:1], SOLVERS),
     ids=[f"{type(s[0]).__name__}-{s[2]}" for s in SOLVERS],
 )
 def test_paths_converge_with_the_strong_order_of_the_solver(solver, interpretation, noise, order):
@@ -148,9 +141,10 @@ def test_an_ornstein_uhlenbeck_process_has_its_mean_and_variance():
     assert abs(covariance - float(system.covariance(0.4, 1.0, OU))) < 0.006
 
 
-@pytest.mark.parametrize(
-    "adjoint", [ds.Direct(), ds.RecursiveCheckpoint(checkpoints=3), ds.ForwardMode()]
-)
+ADJOINTS = [ds.Direct(), ds.RecursiveCheckpoint(checkpoints=3), ds.ForwardMode()]
+
+
+@pytest.mark.parametrize("adjoint", slow_but(ADJOINTS[1:], ADJOINTS))
 def test_the_gradient_of_a_path_is_that_of_finite_differences(adjoint):
     sim = process()
 
@@ -159,9 +153,9 @@ def test_the_gradient_of_a_path_is_that_of_finite_differences(adjoint):
         return ds.solve(sim, params, state, schedule=Schedule(steps=50), adjoint=adjoint).state.y[0]
 
     derivative = jax.grad if "reverse" in adjoint.modes else jax.jacfwd
-    slopes = jax.jit(derivative(end))(OU)
+    slopes, value = jax.jit(derivative(end))(OU), jax.jit(end)
     for name in OU:
-        shifted = [end(OU | {name: OU[name] + s}) for s in (1e-5, -1e-5)]
+        shifted = [value(OU | {name: OU[name] + s}) for s in (1e-5, -1e-5)]
         assert abs(slopes[name] - (shifted[0] - shifted[1]) / 2e-5) < 1e-8
 
 

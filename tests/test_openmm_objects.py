@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffsim import ConfigError, convert, md
+from problems import slow_but
 
 
 def stand_in(name: str, **answers: Any) -> Any:
@@ -79,7 +80,7 @@ def test_equal_numbers_are_one_parameter_and_exceptions_are_shares():
     assert ff.constraints == md.Constraints([[2, 3]], 0.1)
 
 
-@pytest.mark.parametrize("units", ["real", "metal"])
+@pytest.mark.parametrize("units", slow_but(["real"], ["real", "metal"]))
 def test_the_same_energies_in_other_units(units):
     x = np.asarray([[0.1, 0.1, 0.1], [0.45, 0.1, 0.2], [0.8, 0.5, 0.1], [0.1, 1.5, 0.9]])
     given, system = small(nonbonded(HALF), BONDS), md.unit_system(units)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffsim import ConfigError, md
-from problems import liquid, parameters, unchecked
+from problems import liquid, parameters, slow_but, unchecked
 
 RC = 2.2
 TABLE = md.Tabulated(12, 0.7, RC)
@@ -155,21 +155,12 @@ def check_derivatives(potential, params, x, box, rtol=2e-6):
                 np.testing.assert_allclose(one, wanted, rtol=rtol, atol=scale, err_msg=str(name))
 
 
-SLOW = pytest.mark.slow
-QUICK = ("buckingham", "tabulated")
-
-
-def some(names: Any, quick: Any) -> list[Any]:
-    """All of them, those that are not quick marked slow."""
-    return [pytest.param(n, marks=() if n in quick else SLOW) for n in names]
-
-
-@pytest.mark.parametrize("name", some(LAWS, QUICK))
+@pytest.mark.parametrize("name", slow_but(["tabulated"], LAWS))
 def test_every_derivative_against_differences(name):
     check_derivatives(made(name), given_params(name), X, BOX)
 
 
-@pytest.mark.parametrize("truncation", some(TRUNCATIONS, ("force_shift",)))
+@pytest.mark.parametrize("truncation", slow_but(["force_shift"], TRUNCATIONS))
 def test_every_truncation_against_differences(truncation):
     check_derivatives(made("morse", truncation), given_params("morse"), X, BOX)
 
@@ -193,7 +184,7 @@ def corner_case(kind: str, seed: int) -> tuple[Any, Any]:
     return jnp.asarray(x), jnp.asarray(box)
 
 
-@pytest.mark.parametrize("name", some(LAWS, QUICK))
+@pytest.mark.parametrize("name", slow_but(["buckingham"], LAWS))
 @settings(max_examples=6)
 @given(
     kind=st.sampled_from(["coincident", "at the cutoff", "alone", "touching"]),
@@ -250,7 +241,9 @@ def two_kinds(name: str) -> tuple[Any, Any]:
     return as_arrays(each), as_arrays(tables)
 
 
-@pytest.mark.parametrize("name", some(["lennard-jones", "mie", "buckingham"], ["lennard-jones"]))
+@pytest.mark.parametrize(
+    "name", slow_but(["lennard-jones"], ["lennard-jones", "mie", "buckingham"])
+)
 def test_mixtures_are_mixed_as_the_law_says_and_pairs_may_be_free(name):
     each, tables = two_kinds(name)
     potential = made(name, species=KINDS)
@@ -275,9 +268,8 @@ def test_a_kind_without_attraction_has_finite_gradients():
     np.testing.assert_array_equal(np.asarray(forces)[KINDS], 0)
 
 
-@pytest.mark.parametrize(
-    "path", ["dense", *(pytest.param(p, marks=pytest.mark.slow) for p in ("list", "tiles"))]
-)
+@pytest.mark.slow  # to compile; of two kinds: above
+@pytest.mark.parametrize("path", ["dense", "list", "tiles"])
 def test_many_kinds_have_the_numbers_of_few(path):
     """Twelve kinds, which are looked up, four each with the numbers of one of three."""
     x, box = map(jnp.asarray, liquid(72, 0.3, seed=7))

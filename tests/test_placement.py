@@ -24,13 +24,12 @@ EIGHT = "--xla_force_host_platform_device_count=8"
 
 # system:adjoint:devices:conditions; seven conditions do not divide
 FAST = """
-chatty:-:4:4 Lotka-Volterra:Direct:8:8 Lotka-Volterra:RecursiveCheckpoint:4:7 Kepler:Reversible:4:8
-Kepler:Auto:2:8 advection-diffusion:RecursiveCheckpoint:8:8 drive:-:4:7
-fit:lbfgs:4:7 fit:reweighting:4:6
+chatty:-:4:4 Kepler:Reversible:4:8 Kepler:Auto:2:8 advection-diffusion:RecursiveCheckpoint:8:8
+drive:-:4:7 fit:lbfgs:4:7 fit:reweighting:4:6
 """.split()
 LONG = """
-Lotka-Volterra:ForwardMode:2:7 adaptive:RecursiveCheckpoint:4:7
-adaptive:RecursiveCheckpoint:8:8 adaptive:Backsolve:8:8
+Lotka-Volterra:Direct:8:8 Lotka-Volterra:RecursiveCheckpoint:4:7 Lotka-Volterra:ForwardMode:2:7
+adaptive:RecursiveCheckpoint:4:7 adaptive:RecursiveCheckpoint:8:8 adaptive:Backsolve:8:8
 LJ@NVE:Direct:8:8 fit:least_squares:4:8 fit:some:2:7 chains:-:2:3
 """.split()
 

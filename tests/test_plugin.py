@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from problems import slow_but
+
 PACKAGE = '''
 import jax.numpy as jnp
 from diffsim.ode import AbstractSystem
@@ -87,17 +89,17 @@ def test_it_is_fitted_from_the_command_line(lab):
     assert (path.parent / "report.html").is_file()
 
 
-@pytest.mark.parametrize(
-    ("trusted", "words", "message"),
-    [
-        ("", [], "mylab.Logistic"),
-        ("mylab", ["simulation.vector_field._target_=mylab.Logistics"], "did you mean"),
-        ("mylab", ["conditions.y0=[[0.5,0.5]]"], "components"),
-        ("mylab", ["~parameters.K"], "component 'K'"),
-        ("mylab", ["simulation.max_steps=0"], "max_steps"),
-        ("mylab", ["parameters.K.init=-1"], "parameters.K.init"),
-    ],
-)
+MISTAKES = [
+    ("", [], "mylab.Logistic"),
+    ("mylab", ["simulation.vector_field._target_=mylab.Logistics"], "did you mean"),
+    ("mylab", ["parameters.K.init=-1"], "parameters.K.init"),
+    ("mylab", ["conditions.y0=[[0.5,0.5]]"], "components"),
+    ("mylab", ["~parameters.K"], "component 'K'"),
+    ("mylab", ["simulation.max_steps=0"], "max_steps"),
+]
+
+
+@pytest.mark.parametrize(("trusted", "words", "message"), slow_but(MISTAKES[:3], MISTAKES))
 def test_mistakes_are_refused_before_anything_is_written(lab, trusted, words, message):
     done = run(lab, "experiment=yeast", *words, DIFFSIM_TRUSTED=trusted)
     assert done.returncode == 2, done.stdout + done.stderr
@@ -105,10 +107,14 @@ def test_mistakes_are_refused_before_anything_is_written(lab, trusted, words, me
     assert not (lab / "outputs").exists()
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [("3.0,nan", "no finite number"), ("99.0,2.0", "increasing"), ("3.0,none", "no finite number")],
-)
+FAULTS = [
+    ("3.0,nan", "no finite number"),
+    ("99.0,2.0", "increasing"),
+    ("3.0,none", "no finite number"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), slow_but(FAULTS[:1], FAULTS))
 def test_faults_of_the_data_are_refused(lab, row, message):
     lines = (lab / "yeast.csv").read_text().splitlines()
     (lab / "yeast.csv").write_text("\n".join([*lines[:3], row, *lines[4:]]))

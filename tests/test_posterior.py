@@ -211,6 +211,7 @@ def squares(scale=0.1):
     )
 
 
+@pytest.mark.slow  # to compile
 def test_separate_modes_do_not_count_as_converged():
     """x² = 4 ± 0.1 has two answers, and no chain crosses between them."""
     found = ds.posterior(squares(), NUTS(warmup=100, draws=100), starts=8)
@@ -327,9 +328,8 @@ def test_refusals(key):
 
 
 def test_a_start_without_a_density_is_said():
-    given = noisy()[0].starting_at({"s": 1e-200})
     with pytest.raises(ds.SimulationError, match="density at the start is not finite"):
-        ds.posterior(given, Laplace())
+        ds.posterior(squares(1e-200), Laplace())
 
 
 def test_nothing_global_changes():

@@ -70,6 +70,7 @@ def test_an_energy_is_taken_as_it_is(silicon):
     assert np.isnan(plain.virial({}, jnp.asarray(x), jnp.asarray(box)))
 
 
+@pytest.mark.slow  # to compile; below: the energies of a list, a gradient through one
 def test_a_neighbour_list_changes_nothing(silicon):
     x, box, params = silicon
     x, box = _moved(x, 0.1), jnp.asarray(box)
@@ -123,6 +124,7 @@ def moving(silicon):
     )
 
 
+@pytest.mark.slow  # to compile; a gradient through the list follows
 def test_silicon_conserves_energy_with_and_without_a_list(silicon, moving):
     sim, start = moving
     bare = eqx.tree_at(lambda s: s.neighbours, start, None)
@@ -251,6 +253,7 @@ def test_a_network_moves_atoms_and_is_found_from_where_they_go():
     np.testing.assert_allclose(prediction, net(x, jnp.asarray(box)), rtol=0.05)
 
 
+@pytest.mark.slow  # to compile; of Flax: tests/test_many_body.py
 def test_a_behler_parrinello_network_of_jax_md_is_a_potential():
     x, box = md.lattice(16, density=0.5)
     x = x + 0.05 * np.random.default_rng(0).normal(size=x.shape)
@@ -336,6 +339,7 @@ def test_a_list_for_positions_that_are_traced_has_room_for_every_pair(silicon):
         )
 
 
+@pytest.mark.slow  # a fault of jax-md that may be mended
 def test_parameters_of_jax_md_s_lennard_jones_have_nan_gradients():
     """jax-md#258: once this fails, the note in `Potential` can go."""
     x, box = md.lattice(32, density=0.8)

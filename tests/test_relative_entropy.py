@@ -13,6 +13,7 @@ import pytest
 import diffsim as ds
 from diffsim import ConfigError, md
 from diffsim._fit._evaluate import Evaluator, loss_and_gradient
+from problems import slow_but
 
 A, S = 0.7, 0.8  # of the reference
 SAVES, FRAMES = 4000, 3000
@@ -135,6 +136,7 @@ def test_it_adds_to_the_loss_of_other_targets():
     assert len(found.residuals) == 1
 
 
+@pytest.mark.slow  # to compile
 def test_the_audit_finds_nothing():
     """Taylor remainder and central differences of a loss with a target and an entropy."""
     problem = well(0.5, 0.9, ds.Target("x2", [1.2], 0.1), weight=20.0)
@@ -218,7 +220,9 @@ def configurations() -> dict[str, Any]:
     return {"points": points, "frames": frames[None], "r": r, "g": g}
 
 
-@pytest.mark.parametrize("truncation", ["cut", "shift", "force_shift", "switch"])
+@pytest.mark.parametrize(
+    "truncation", slow_but(["force_shift"], ["cut", "shift", "force_shift", "switch"])
+)
 def test_features_of_a_table_tell_all_energies(configurations, truncation):
     sim = fluid(2.2, truncation)
     x, box = configurations["frames"][0, 0], configurations["points"]["box"][0]

@@ -18,6 +18,7 @@ from diffsim._resume import compare
 from diffsim._store import Restarts, TrajectoryWriter, identity, read_trajectory
 from diffsim._store.room import is_full, reserve
 from kills import CHECKOUT, datasets, outcome
+from problems import slow_but
 
 NVE = (
     *("experiment=lj_nve", "size=tiny", "laws.0.rtol=1", "schedule.steps=200", "chunk=40"),
@@ -133,7 +134,7 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("how", slow_but(["a flipped bit", "a missing file"], DAMAGE))
 def test_the_restart_before_a_damaged_one_leads_to_the_same_end(how, stopped, whole, capsys):
     before, last = steps(stopped)
     files = [p for p in (stopped / "restart" / str(last) / "arrays").rglob("*") if p.is_file()]
@@ -248,9 +249,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(whole, tmp_path, monk
 # Chunks, failures
 
 
-@pytest.mark.parametrize(
-    "chunk", [10, *(pytest.param(chunk, marks=pytest.mark.slow) for chunk in (70, 200))]
-)
+@pytest.mark.parametrize("chunk", slow_but([10], [10, 70, 200]))
 def test_the_length_of_chunks_changes_no_bit(chunk, whole, tmp_path):
     folder = tmp_path / "other"
     assert run.main([*NVE, f"chunk={chunk}", f"hydra.run.dir={folder}"]) == 0

@@ -244,6 +244,7 @@ def liquid_averages(params, states):
     return eqx.filter_vmap(both, in_axes=(None, 0))(params, states)
 
 
+@pytest.mark.slow
 def test_gradients_of_a_liquid_are_those_of_long_runs():
     """A plainly cut potential, whose forces sample the shifted energy."""
     _, params, states = warm_liquid()

@@ -11,6 +11,7 @@ from diffsim import run
 from diffsim._errors import ConfigError, Interrupted
 from diffsim._experiment import Experiment
 from diffsim._sweep import figures, search, space
+from problems import slow_but
 
 optuna = pytest.importorskip("optuna")
 
@@ -74,7 +75,7 @@ def test_it_finds_what_is_best(acted, capsys):
     assert "objective of the best" in (PLACE / "sweep.html").read_text()
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", slow_but(["tpe"], ["tpe", "random"]))
 def test_failures_are_told_and_do_not_end_it(sampler, acted):
     acted |= {1: math.nan, 2: RuntimeError("a fault"), 4: ConfigError("too late", key="x")}
     words = ["search.trials=6", f"search={sampler}", "search.startup=2"]
@@ -88,7 +89,7 @@ def test_without_any_success_it_is_a_failure(acted):
     assert run.main([*SEARCH, "search.trials=3"]) == 1
 
 
-@pytest.mark.parametrize("parallel", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("parallel", slow_but([3], [1, 3]))
 def test_stopped_and_resumed_it_goes_the_same_way(parallel, acted):
     words = [*SEARCH, "search.trials=9", "search.startup=3", f"search.parallel={parallel}"]
     assert run.main(words) == 0

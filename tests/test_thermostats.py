@@ -16,7 +16,7 @@ from scipy import stats
 
 import diffsim as ds
 from diffsim import ConfigError, Conserved, Schedule, blocking, md
-from problems import argon_box, parameters, springs, unchecked
+from problems import argon_box, parameters, slow_but, springs, unchecked
 from test_ensembles import equilibrium, kinetic_test, replicas
 from test_reversible import there_and_back
 
@@ -48,7 +48,7 @@ def run(simulation, params, state, schedule, laws=(), observables=("conserved_en
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["chain", "rescaling"], KINDS))
 def test_the_energy_of_atoms_and_bath_is_conserved(kind):
     """While that of the atoms alone is not."""
     simulation, params, state = small_liquid(kind)
@@ -70,7 +70,7 @@ def test_the_chain_is_of_second_order():
     assert all(3.7 < a / b < 4.3 for a, b in itertools.pairwise(scatter)), scatter
 
 
-@pytest.mark.parametrize("kind", ["chain", "one link"])
+@pytest.mark.parametrize("kind", slow_but(["chain"], ["chain", "one link"]))
 def test_the_way_back_ends_on_the_start(kind):
     simulation, params, state = small_liquid(kind, 0.005)
     masses = jnp.asarray(np.random.default_rng(1).uniform(0.5, 3.0, state.atoms))
@@ -153,7 +153,7 @@ def test_bad_values_are_refused(kind: Any, key, value):
 SIZES = {"small": (16, 4_000, 100), "full": (32, 40_000, 100)}
 
 
-@pytest.mark.parametrize("kind", ["chain", "rescaling"])
+@pytest.mark.parametrize("kind", slow_but(["rescaling"], ["chain", "rescaling"]))
 @pytest.mark.parametrize("size", ["small", FULL])
 def test_kinetic_energies_are_those_of_maxwell(kind, size):
     """The whole distribution, of 3N - 3 degrees of freedom, in a liquid."""
