@@ -18,9 +18,10 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from .._errors import ConfigError
 
@@ -42,20 +43,25 @@ def as_matrix(box: Any) -> Any:
 
 
 def sides(box: Any) -> Any:
-    """Edges of the brick that separations are folded into, (3,): a_x, b_y, c_z [length]. NaN, and
-    with it all that follows, of a matrix that is not lower triangular: inside of a program nothing
-    else could say so."""
+    """Edges of the brick that separations are folded into, (3,): a_x, b_y, c_z [length]."""
+    return jnp.diagonal(jnp.asarray(box)) if triclinic(box) else box
+
+
+def sound(tree: PyTree, box: Any) -> PyTree:
+    """As it is; NaN in a box of vectors that is not lower triangular, or not positive on the
+    diagonal: inside of a program nothing else could say so."""
     if not triclinic(box):
-        return box
-    h = jnp.asarray(box)
-    diagonal = jnp.diagonal(h)
-    upper = jnp.max(jnp.abs(jnp.triu(h, 1)))
-    return jnp.where(upper <= TILTED * jnp.max(diagonal), diagonal, jnp.nan)
+        return tree
+    h = jax.lax.stop_gradient(jnp.asarray(box))
+    diagonal, upper = jnp.diagonal(h), jnp.max(jnp.abs(jnp.triu(h, 1)))
+    good = (upper <= TILTED * jnp.max(diagonal)) & (jnp.min(diagonal) > 0)
+    factor = jnp.where(good, 1.0, jnp.nan)
+    return jax.tree.map(lambda x: x * factor.astype(x.dtype), tree)
 
 
 def volume(box: Any) -> Array:
     """V = det h, () [length³]: of a triangular matrix the product of its diagonal."""
-    return jnp.prod(sides(box))
+    return sound(jnp.prod(sides(box)), box)
 
 
 def nearest(d: Any, box: Any) -> Any:
@@ -66,7 +72,7 @@ def nearest(d: Any, box: Any) -> Any:
     return nearest_rows(d, box, 1 / sides(box))
 
 
-def nearest_rows(d: Array, box: Any, inverse: Any) -> Array:
+def nearest_rows(d: Any, box: Any, inverse: Any) -> Any:
     """The same with a product for the division; `inverse`: 1/`sides`."""
     if not triclinic(box):
         return d - box * jnp.round(d * inverse)

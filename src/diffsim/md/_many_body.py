@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._errors import ConfigError
-from ._box import check_reach, nearest, volume
+from ._box import check_reach, nearest, sound, volume
 from ._neighbours import Neighbours, list_functions, make
 from ._potential import AbstractPotential, Box, Positions
 
@@ -70,7 +70,7 @@ class AbstractManyBody(AbstractPotential):
         self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
     ) -> Array:
         x = jnp.asarray(positions)
-        total = jnp.sum(self.site_energies(params, self.around(x, box, neighbours)))
+        total = sound(jnp.sum(self.site_energies(params, self.around(x, box, neighbours))), box)
         return total if neighbours is None else neighbours.spoil(total)
 
     def around(self, positions: Any, box: Any, neighbours: Neighbours | None) -> Environment:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._errors import ConfigError
-from ._box import Edges, triclinic, volume, wrapped
+from ._box import Edges, sound, triclinic, volume, wrapped
 from ._cluster_pairs import cluster_forces, cluster_pullback, cluster_sums
 from ._clusters import Clusters, make_clusters
 from ._list_pairs import list_forces, list_pullback, list_sums
@@ -93,6 +93,7 @@ class PairEngine(eqx.Module):
     def _rounded(self, tree: PyTree) -> PyTree:
         """As the positions are, spoilt by a structure that overflowed."""
         tree = jax.tree.map(lambda g: g.astype(self._sums).astype(self.positions.dtype), tree)
+        tree = sound(tree, self.box)
         return tree if self.structure is None else self.structure.spoil(tree)
 
     def forces(self, force_factor: Radial, params: PyTree, scale: Any) -> Float[Array, "atoms 3"]:
