@@ -18,6 +18,7 @@ import diffsim as ds
 from diffsim import ConfigError, Schedule, md
 from diffsim._store import TrajectoryWriter, read_trajectory
 from diffsim.md._box import grown, nearest, of_vectors, volume, widths
+from diffsim.md._neighbours import list_functions
 from problems import liquid, parameters, unchecked
 
 KEY = jax.random.key(0)
@@ -47,7 +48,7 @@ CHAIN = {
 }
 OF_CHAIN = {"bonds_k": 3.0, "bonds_r0": 1.0, "angles_k": 2.0, "angles_theta0": 1.9}
 OF_CHAIN |= {"dihedrals_k": 0.7, "dihedrals_phi0": 0.4}
-WAVES = dict(alpha=1.0, exclusions=md.Exclusions([[0, 1], [2, 3]], 0.5))
+WAVES: dict[str, Any] = dict(alpha=1.0, exclusions=md.Exclusions([[0, 1], [2, 3]], 0.5))
 NETWORK = md.MessagePassing(2.0, 0, features=4, rounds=1, radial=4)
 POTENTIALS: dict[str, tuple[Any, Any]] = {
     "lj": (md.LennardJones(2.1, "switch", tail=True), parameters()),
@@ -372,7 +373,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: md.Potential(harmonic).energy({"k": 1.0}, jnp.asarray(X), jnp.asarray(LEANING)),
         "triclinic=True"),
     "JAX-MD's list": (
-        lambda: md.Potential(harmonic, neighbor_fn=md._neighbours.list_functions(
+        lambda: md.Potential(harmonic, neighbor_fn=list_functions(
             (4.0, 4.0, 4.0), 1.0, 0.2)[0], triclinic=True).check({}, LEANING), "no triclinic"),
     "structure factor": (
         lambda: md.StructureFactor()(None, moving()[1]), "waves of one"),

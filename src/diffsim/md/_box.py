@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from .._errors import ConfigError
@@ -39,7 +40,10 @@ def triclinic(box: Any) -> bool:
 
 def as_matrix(box: Any) -> Any:
     """The lattice vectors, (3, 3), of either form."""
-    return box if triclinic(box) else jnp.diag(jnp.asarray(box))
+    if triclinic(box):
+        return box
+    # what is known stays known, whatever is being traced
+    return jnp.diag(box) if isinstance(box, Tracer) else np.diag(np.asarray(box))
 
 
 def sides(box: Any) -> Any:
@@ -62,6 +66,11 @@ def sound(tree: PyTree, box: Any) -> PyTree:
 def volume(box: Any) -> Array:
     """V = det h, () [length³]: of a triangular matrix the product of its diagonal."""
     return sound(jnp.prod(sides(box)), box)
+
+
+def known_volume(box: Any) -> float:
+    """The same of a box that is known, on the host, whatever is being traced."""
+    return float(np.prod(np.diagonal(box) if triclinic(box) else box))
 
 
 def nearest(d: Any, box: Any) -> Any:

@@ -101,7 +101,8 @@ class Constraints(eqx.Module):
             raise ConfigError(f"names an atom beyond the {x.shape[-2]}", key="pairs")
         d = x[..., i, :] - x[..., j, :]
         every = zip(d.reshape(-1, *d.shape[-2:]), members(box, x), strict=True)
-        d = np.stack([np.asarray(nearest(one, edges)) for one, edges in every])
+        with jax.ensure_compile_time_eval():
+            d = np.stack([np.asarray(nearest(one, edges)) for one, edges in every])
         off = np.abs(np.linalg.norm(d, axis=-1) / self.lengths - 1)
         if np.max(off, initial=0.0) > OFF:
             worst = int(np.argmax(off.max(axis=0)))

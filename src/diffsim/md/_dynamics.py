@@ -255,10 +255,11 @@ def check_overlap(positions: np.ndarray, boxes: np.ndarray) -> None:
 
     for member, x in enumerate(positions.reshape(-1, *positions.shape[-2:]).astype(float)):
         own = boxes[member]
-        length = np.asarray(widths(own))
-        # of vectors: no two atoms are farther apart in this cuboid than they are, and those at one
-        # place are so in it too
-        inside = np.asarray(fractions(x, own)) * length if triclinic(own) else x
+        with jax.ensure_compile_time_eval():
+            length = np.asarray(widths(own))
+            # of vectors: no two atoms are farther apart in this cuboid than they are, and those at
+            # one place are so in it too
+            inside = np.asarray(fractions(x, own)) * length if triclinic(own) else x
         inside = inside - length * np.floor(inside / length)
         tree = KDTree(np.where(inside < length, inside, 0), boxsize=length)
         pairs = tree.query_pairs(OVERLAP * float(np.min(length)), output_type="ndarray")

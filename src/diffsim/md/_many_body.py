@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._errors import ConfigError
-from ._box import check_reach, nearest, sound, volume
+from ._box import check_reach, known_volume, nearest, sound
 from ._neighbours import Neighbours, list_functions, make
 from ._potential import AbstractPotential, Box, Positions
 
@@ -112,7 +112,7 @@ class AbstractManyBody(AbstractPotential):
             return None
         edges, atoms = np.asarray(box, float), positions.shape[0]
         skin = self.skin if self.skin is not None else 0.16 * self.cutoff
-        share = 4 / 3 * math.pi * (self.cutoff + skin) ** 3 / float(volume(edges))
+        share = 4 / 3 * math.pi * (self.cutoff + skin) ** 3 / known_volume(edges)
         if atoms < 2 or self.path == "dense" or (self.path == "auto" and share > CROWDED):
             return None
         functions, cells = list_functions(tuple(edges.ravel().tolist()), self.cutoff, skin)

@@ -141,7 +141,8 @@ def list_functions(box: tuple[float, ...], reach: float, skin: float) -> tuple[A
 
     # As Any: JAX-MD declares JAX arrays where it takes NumPy's too.
     whole = np.reshape(box, (-1, 3)) if len(box) > 3 else np.asarray(box)
-    edges: Any = np.asarray(widths(whole)) if triclinic(whole) else whole
+    with jax.ensure_compile_time_eval():
+        edges: Any = np.asarray(widths(whole))
     single: Any = np.float32(edges)
     cutoff = reach * (1 + SAFETY)
     across = np.floor(edges / (cutoff + skin) * (1 - SAFETY))

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._errors import ConfigError
-from ._box import Edges, sound, triclinic, volume, wrapped
+from ._box import Edges, known_volume, sound, triclinic, wrapped
 from ._cluster_pairs import cluster_forces, cluster_pullback, cluster_sums
 from ._clusters import Clusters, make_clusters
 from ._list_pairs import list_forces, list_pullback, list_sums
@@ -168,7 +168,7 @@ def chosen_path(path: Path, atoms: int, edges: np.ndarray, reach: float) -> Path
     if path != "auto":
         return path
     sphere = 4 / 3 * math.pi * reach**3
-    tiled = atoms > FEWEST_TILED and TILED_PAIR * sphere < float(volume(edges))
+    tiled = atoms > FEWEST_TILED and TILED_PAIR * sphere < known_volume(edges)
     if triclinic(edges):
         return "list" if tiled and atoms > FEWEST_LISTED else "dense"
     return "tiles" if tiled else "dense"
