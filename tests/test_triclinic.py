@@ -68,7 +68,7 @@ POTENTIALS: dict[str, tuple[Any, Any]] = {
     "function": (md.Potential(harmonic, triclinic=True), {"k": 0.3}),
 }  # fmt: skip
 LOOSE = {"ewald": 1e-5, "pme": 2e-5}  # other waves, another mesh
-SLOW = ("mixture, list", "stillinger-weber, list", "tersoff", "eam", "pme")
+SLOW = {*POTENTIALS} - {"lj", "lj, list", "chain", "stillinger-weber", "function"}
 
 
 @eqx.filter_jit
