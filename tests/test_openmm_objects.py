@@ -102,7 +102,9 @@ REFUSED = {
     "GBSAOBCForce: has no counterpart": small(nonbonded(), stand_in("GBSAOBCForce")),
     "NonbondedForce: there are 2": small(nonbonded(), nonbonded()),
     "system: has no periodic box": small(nonbonded(), usesPeriodicBoundaryConditions=False),
-    "box: is triclinic": small(nonbonded(), getDefaultPeriodicBoxVectors=skewed()),
+    "waves of a triclinic box": small(
+        nonbonded(getNonbondedMethod=3), getDefaultPeriodicBoxVectors=skewed()
+    ),
     "atom 1 is a virtual site": small(nonbonded(), isVirtualSite=[False, True, False, False]),
     "atom 3 has no mass": small(nonbonded(), getParticleMass=[1.0, 1.0, 1.0, 0.0]),
     "NoCutoff has no periodic box": small(nonbonded(getNonbondedMethod=0)),

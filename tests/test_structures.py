@@ -163,8 +163,8 @@ MALFORMED = {
     "words": ("hello\nworld\n", "line 1"),
     "no atoms": ('0\nLattice="5 0 0 0 5 0 0 0 5"\n', "atoms"),
     "no box": (PLAIN, "box"),
-    "tilted": (EXTENDED.replace("5.0 0 0", "5.0 1 0"), "orthorhombic"),
-    "flat": (EXTENDED.replace("7.0", "0"), "orthorhombic"),
+    "left-handed": (EXTENDED.replace("5.0 0 0", "-5.0 1 0"), "left-handed"),
+    "flat": (EXTENDED.replace("7.0", "0"), "no volume"),
     "text for a cell": (NIST.replace("10  10  10", "10  ten  10"), "box"),
     "lattice of words": (EXTENDED.replace("5.0 0 0", "five 0 0"), "atoms.xyz"),
 }

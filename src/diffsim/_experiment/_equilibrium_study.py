@@ -155,6 +155,12 @@ class EquilibriumStudy(AbstractStudy):
         system, spacing = dynamics.unit_system, dynamics.dt * motion.save_every
         value, error, unit = diffusion(x, spacing, motion.window, blocks=4, units=system)
         if motion.viscosity is not None:
+            if np.ndim(state.box) > 1:
+                raise ConfigError(
+                    "the correction for the size of the box is that of a cube",
+                    key="viscosity",
+                    allowed="null, for a triclinic box",
+                )
             own = system.filled("({energy})*({time})/({length})^3")
             viscosity = convert(motion.viscosity, own if system.reduced else "mPa*s", own)
             temperature, edge = float(np.mean(found["temperature"])), float(np.mean(state.box))

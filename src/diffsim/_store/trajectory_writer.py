@@ -26,7 +26,8 @@ class TrajectoryWriter:
     """Writes a trajectory file in H5MD 1.1, chunk after chunk.
 
     - `atoms`: number of particles N, 0 for a run without particles (observables alone).
-    - `box`: edge lengths `(D,)` of a periodic cuboid [length], None for open space.
+    - `box`: edge lengths `(D,)` of a periodic cuboid, or the lattice vectors `(D, D)` in rows of a
+      triclinic box [length], None for open space.
     - `species`: names or integers `(N,)`; `masses`: `(N,)` [mass].
     - `units`: `length`, `time`, `mass`, `velocity` and observables by their names, as in
       `angstrom`, `ps`, `J/mol`; what is absent has no unit, and the velocity's is made from length
@@ -134,7 +135,8 @@ class TrajectoryWriter:
         - `positions`, `velocities`: `(F, N, D)` [length], [velocity]; None to append observables
           alone.
         - `observables`: name -> `(F, ...)`; a batch of conditions is a further axis.
-        - `box`: `(F, D)` [length] where the box changes; the fixed one is repeated otherwise.
+        - `box`: `(F, D)` or `(F, D, D)` [length] where the box changes; the fixed one is repeated
+          otherwise.
         """
         steps, times = np.asarray(steps, np.int64), np.asarray(times, np.float64)
         if steps.ndim != 1 or steps.shape != times.shape:
@@ -251,7 +253,9 @@ class TrajectoryWriter:
                 )
         edges = self._box if box is None else np.asarray(box, np.float64)
         if edges is not None:  # MDAnalysis reads edges frame by frame, also where they are fixed
-            arrays["box/edges"] = np.broadcast_to(edges, (frames, edges.shape[-1]))
+            arrays["box/edges"] = (
+                np.broadcast_to(edges, (frames, *edges.shape)) if box is None else edges
+            )
         return {f"{self._place}/{name}": array for name, array in arrays.items()}
 
     def _place_units(self, arrays: Mapping[str, object]) -> dict[str, str]:
@@ -290,8 +294,12 @@ def _refuse(path: Path, cause: str, allowed: str) -> ConfigError:
 
 def _edges(box: ArrayLike) -> NDArray[np.float64]:
     edges = np.asarray(box, np.float64)
-    if edges.ndim != 1 or not (np.isfinite(edges) & (edges > 0)).all():
-        raise ValueError(f"box must be edge lengths (D,), positive and finite, not {edges}")
+    square = edges.ndim == 2 and edges.shape[0] == edges.shape[1]
+    lengths = np.linalg.norm(edges, axis=-1) if square else edges
+    if not (square or edges.ndim == 1) or not (np.isfinite(edges).all() and (lengths > 0).all()):
+        raise ValueError(
+            f"box must be edge lengths (D,) or vectors (D, D), positive and finite, not {edges}"
+        )
     return edges
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from .._errors import ConfigError
+from ._box import Edges, sound
 from ._exclusions import separation
 from ._potential import AbstractPotential, Box, Positions
 
@@ -68,7 +69,7 @@ class Bonds(AbstractPotential):
     ) -> Array:
         x, p = jnp.asarray(positions), _each(params, self.kinds)
         d = separation(x, jnp.asarray(box, x.dtype), *self.atoms.T)
-        return 0.5 * jnp.sum(p["k"] * (_length(d) - p["r0"]) ** 2)
+        return sound(0.5 * jnp.sum(p["k"] * (_length(d) - p["r0"]) ** 2), box)
 
     def check(self, params: PyTree, box: Any) -> None:
         _check(params, self.parameter_units(), self.kinds)
@@ -100,7 +101,7 @@ class Angles(AbstractPotential):
         box = jnp.asarray(box, x.dtype)
         a, b = separation(x, box, i, j), separation(x, box, k, j)
         theta = _angle(_length(jnp.cross(a, b)), jnp.sum(a * b, axis=1))
-        return 0.5 * jnp.sum(p["k"] * (theta - p["theta0"]) ** 2)
+        return sound(0.5 * jnp.sum(p["k"] * (theta - p["theta0"]) ** 2), box)
 
     def check(self, params: PyTree, box: Any) -> None:
         _check(params, self.parameter_units(), self.kinds)
@@ -133,7 +134,7 @@ class Dihedrals(AbstractPotential):
         x, p = jnp.asarray(positions), _each(params, self.kinds)
         phi = dihedral_angles(x, jnp.asarray(box, x.dtype), self.atoms)
         n = self.periodicity.astype(x.dtype)
-        return jnp.sum(p["k"] * (1 + jnp.cos(n * phi - p["phi0"])))
+        return sound(jnp.sum(p["k"] * (1 + jnp.cos(n * phi - p["phi0"]))), box)
 
     def check(self, params: PyTree, box: Any) -> None:
         _check(params, self.parameter_units(), self.kinds)
@@ -142,7 +143,7 @@ class Dihedrals(AbstractPotential):
         return {"k": "energy", "phi0": "dimensionless"}
 
 
-def dihedral_angles(x: Array, box: Array, atoms: Array) -> Array:
+def dihedral_angles(x: Array, box: Edges, atoms: Array) -> Array:
     """φ in (-π, π], of four atoms each (IUPAC: 0 is cis, clockwise positive)."""
     i, j, k, l = atoms.T  # noqa: E741
     a, b, c = separation(x, box, j, i), separation(x, box, k, j), separation(x, box, l, k)

@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from .._errors import ConfigError
 from .._units import convert
+from ._box import of_vectors
 from ._potential import AbstractPotential
 from ._units import UnitSystem, unit_system
 
@@ -20,10 +21,10 @@ def ase_calculator(
 ) -> Any:
     """An ASE calculator of U and F: `atoms.calc = md.ase_calculator(potential, params)`.
 
-    Energies in eV, forces in eV/angstrom, whatever the system's units; cells are orthorhombic and
-    periodic (a molecule wants a cell that keeps its images out). Neighbour structures are kept
-    from call to call. Works for neural potentials as for all others, in ASE's optimisers, dynamics
-    and equations of state.
+    Energies in eV, forces in eV/angstrom, whatever the system's units; cells are periodic (a
+    molecule wants one that keeps its images out), of any angles, turned as the potential wants them
+    and the forces turned back. Neighbour structures are kept from call to call. Works for neural
+    potentials as for all others, in ASE's optimisers, dynamics and equations of state.
     """
     from ase.calculators.calculator import Calculator, all_changes
 
@@ -61,13 +62,16 @@ class _Evaluation:
         return self.potential.energy(params, x, box, structure), forces, structure, over
 
     def __call__(self, atoms: Any) -> tuple[float, np.ndarray]:
-        cell = np.asarray(atoms.cell)
-        edges = np.diagonal(cell)
-        if not np.all(edges > 0) or np.abs(cell - np.diag(edges)).max() > 1e-10 * edges.max():
-            raise ConfigError("must be orthorhombic along x, y and z", key="cell")
-        x = jnp.asarray(np.asarray(atoms.positions) * self.length)
+        try:
+            edges, turn = of_vectors(np.asarray(atoms.cell))
+        except ConfigError as error:
+            raise ConfigError(error.cause, key="cell") from error
+        turned = np.any(turn != np.eye(3))
+        places = np.asarray(atoms.positions)
+        x = jnp.asarray((places @ turn if turned else places) * self.length)
         box = jnp.asarray(edges * self.length)
         if self.atoms != len(atoms) or not np.array_equal(self.box, edges):
+            self.potential.check(self.params, np.asarray(box))
             self.structure = self.potential.allocate(self.params, x, box)
             self.atoms, self.box = len(atoms), edges.copy()
         energy, forces, structure, over = self.compiled(self.params, x, box, self.structure)
@@ -75,17 +79,24 @@ class _Evaluation:
             structure = self.potential.allocate(self.params, x, box, structure)
             energy, forces, structure, over = self.compiled(self.params, x, box, structure)
         self.structure = structure
-        return float(energy) * self.energy, np.asarray(forces) * self.energy * self.length
+        forces = np.asarray(forces) * self.energy * self.length
+        return float(energy) * self.energy, forces @ turn.T if turned else forces
 
 
 def export_potential(
-    potential: AbstractPotential, params: PyTree, atoms: int, *, dtype: Any = None
+    potential: AbstractPotential,
+    params: PyTree,
+    atoms: int,
+    *,
+    dtype: Any = None,
+    triclinic: bool = False,
 ) -> Any:
     """(positions, box) ↦ (U, F) with these parameters, exported by `jax.export` for `atoms` atoms.
 
     `.call(positions, box)` evaluates it, `.serialize()` makes bytes (with the package flatbuffers)
     that any program with JAX loads without diffsim: `jax.export.deserialize(data)`. It takes all
-    pairs. `dtype` defaults to JAX's floating-point type.
+    pairs. `dtype` defaults to JAX's floating-point type. The box is (3,) edges, with `triclinic`
+    (3, 3) lattice vectors in rows, lower triangular.
     """
     from jax import export
 
@@ -96,5 +107,8 @@ def export_potential(
         given = params, positions, box
         return potential.energy(*given), potential.forces(*given)
 
-    shapes = jax.ShapeDtypeStruct((atoms, 3), kind), jax.ShapeDtypeStruct((3,), kind)
+    shapes = (
+        jax.ShapeDtypeStruct((atoms, 3), kind),
+        jax.ShapeDtypeStruct((3, 3) if triclinic else (3,), kind),
+    )
     return export.export(evaluate)(*shapes)

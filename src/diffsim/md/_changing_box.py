@@ -10,18 +10,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._errors import ConfigError
+from ._box import Edges, triclinic
 from ._clusters import Clusters
+from ._composite import AbstractComposite
 from ._neighbours import SAFETY, Neighbours
+from ._pair_potential import AbstractPairPotential
 from ._potential import AbstractPotential, Box, Positions, Thermo, Vectors
 
 ELSEWHERE = 1e12  # an atom that was so far away has moved
 
 
 class InBox(eqx.Module):
-    """A neighbour structure, and the edges of the box (3,) when it was built."""
+    """A neighbour structure, and the box when it was built."""
 
     structure: Any
-    box: Float[Array, "3"]
+    box: Edges
 
 
 class ChangingBox(AbstractPotential):
@@ -54,6 +57,11 @@ class ChangingBox(AbstractPotential):
         self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
     ) -> Array:
         return self.inner.virial(params, positions, box, _structure(neighbours))
+
+    def virial_tensor(
+        self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
+    ) -> Float[Array, "3 3"]:
+        return self.inner.virial_tensor(params, positions, box, _structure(neighbours))
 
     def volume_energy(self, params: PyTree, atoms: int, box: Box) -> Array:
         return self.inner.volume_energy(params, atoms, box)
@@ -93,6 +101,8 @@ class ChangingBox(AbstractPotential):
 
     def allocate(self, params: PyTree, positions: Positions, box: Box, previous: Any = None) -> Any:
         made = self.inner.allocate(params, positions, box, _structure(previous))
+        if triclinic(box):
+            made = self._without_lists(made)
         if not jax.tree.leaves(made):  # None, or one for each part of a sum that has none
             return None
         if _leaves(made, Neighbours) or not _leaves(made, Clusters):
@@ -103,6 +113,14 @@ class ChangingBox(AbstractPotential):
                 "without a list",
             )
         return InBox(made, jnp.asarray(box, jnp.asarray(positions).dtype))
+
+    def _without_lists(self, made: Any) -> Any:
+        """All pairs where "auto" took a list, in a triclinic box."""
+        inner = self.inner
+        if isinstance(inner, AbstractComposite) and made is not None:
+            firsts = [inner.parts()[group[0]] for group in inner.groups]
+            return tuple(map(_unless_chosen, firsts, made))
+        return _unless_chosen(inner, made)
 
     def update(self, neighbours: Any, positions: Positions, box: Box) -> Any:
         if neighbours is None:
@@ -141,6 +159,11 @@ class ChangingBox(AbstractPotential):
     @property
     def noise_dtype(self) -> Any:
         return self.inner.noise_dtype
+
+
+def _unless_chosen(potential: AbstractPotential, made: Any) -> Any:
+    auto = isinstance(potential, AbstractPairPotential) and potential.path == "auto"
+    return None if auto else made
 
 
 def _structure(neighbours: Any) -> Any:

@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from .._errors import ConfigError
+from ._box import members, nearest
 from ._state import State
 
 NEWTON = 8  # steps to machine precision, with one or two to spare: each doubles the digits
@@ -76,7 +77,7 @@ class Constraints(eqx.Module):
         """Places of atoms from the centre of mass of their own molecule, (atoms, 3)."""
         molecule, first = _molecules(self.pairs, len(x))
         d = x - x[first]
-        d = d - box * jnp.round(d / box)
+        d = nearest(d, box)
         weights = masses[:, None]
         count = self.bodies(len(x))
         both = (
@@ -94,13 +95,15 @@ class Constraints(eqx.Module):
 
     def check(self, positions: Any, box: Any) -> None:
         """Host side: refuse atoms that do not exist, and bonds far from their lengths."""
-        x, edges = np.asarray(positions), np.asarray(box)
+        x = np.asarray(positions)
         i, j = self.ends
         if max(map(max, self.pairs), default=-1) >= x.shape[-2]:
             raise ConfigError(f"names an atom beyond the {x.shape[-2]}", key="pairs")
         d = x[..., i, :] - x[..., j, :]
-        d = d - edges[..., None, :] * np.round(d / edges[..., None, :])
-        off = np.abs(np.linalg.norm(d, axis=-1) / self.lengths - 1).reshape(-1, self.count)
+        every = zip(d.reshape(-1, *d.shape[-2:]), members(box, x), strict=True)
+        with jax.ensure_compile_time_eval():
+            d = np.stack([np.asarray(nearest(one, edges)) for one, edges in every])
+        off = np.abs(np.linalg.norm(d, axis=-1) / self.lengths - 1)
         if np.max(off, initial=0.0) > OFF:
             worst = int(np.argmax(off.max(axis=0)))
             raise ConfigError(
@@ -114,7 +117,7 @@ class Constraints(eqx.Module):
     def _bonds(self, x: Array, box: Array) -> Array:
         i, j = self.ends
         d = x[i] - x[j]
-        return self._in_groups(d - box * jnp.round(d / box))
+        return self._in_groups(nearest(d, box))
 
     def _in_groups(self, values: Array) -> Array:
         padded = jnp.concatenate([values, jnp.zeros_like(values[:1])])

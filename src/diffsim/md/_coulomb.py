@@ -14,6 +14,7 @@ from jaxtyping import Array, Int, PyTree
 
 from .._errors import ConfigError
 from .._units import convert
+from ._box import volume
 from ._composite import AbstractComposite, Groups
 from ._exclusions import Exclusions, separation
 from ._pair_engines import Path, Precision
@@ -132,7 +133,9 @@ class Coulomb(AbstractComposite):
                 f"must be {kinds} finite numbers, one a kind of atom", key="charge", value=charge
             )
         self.real.check_box(box)
-        edges = np.min(np.asarray(box).reshape(-1, 3), axis=0)
+        edges = np.asarray(box)
+        if edges.shape != (3, 3):
+            edges = np.min(edges.reshape(-1, 3), axis=0)
         if (error := self.reciprocal.error(edges, self.alpha)) > 0.05:
             raise ConfigError(
                 f"has too few waves for alpha = {self.alpha:.4g}: an error of {error:.0%}",
@@ -253,7 +256,7 @@ class SmoothCharges(AbstractPotential):
             "fourier": self.constant * self.reciprocal.energy(q, x, box, self.alpha),
             "self": -self.constant * self.alpha / math.sqrt(math.pi) * jnp.sum(q * q),
             "intramolecular": self._within(q, x, box),
-            "background": -self.constant * math.pi / (2 * self.alpha**2) * net**2 / jnp.prod(box),
+            "background": -self.constant * math.pi / (2 * self.alpha**2) * net**2 / volume(box),
         }
 
     def _within(self, q: Array, x: Array, box: Array) -> Array:

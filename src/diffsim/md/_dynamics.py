@@ -14,6 +14,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError, SimulationError
 from .._simulation import RESULTS, AbstractSimulation
+from ._box import fractions, members, sides, triclinic, volume, widths
 from ._clusters import Clusters
 from ._neighbours import Neighbours
 from ._observable import AbstractObservable
@@ -34,6 +35,7 @@ OBSERVABLE_QUANTITIES = {
     "residual_energy": "energy",
     "temperature": "temperature",
     "pressure": "pressure",
+    "pressure_tensor": "pressure",
     "momentum": "momentum",
     "positions": "length",
     "velocities": "velocity",
@@ -46,9 +48,12 @@ class AbstractDynamics(AbstractSimulation):
     """m ẍ = F(θ, x) in a periodic box, in one of the systems of units.
 
     `init(params, key, positions=, box=, temperature=, velocities=, masses=)` takes positions
-    (atoms, 3) and box (3,) in the system's length, masses () or (atoms,) in its mass (default 1),
+    (atoms, 3) and box in the system's length, masses () or (atoms,) in its mass (default 1),
     and either `velocities` (atoms, 3) or a `temperature`, from which Maxwell velocities of zero
-    total momentum are drawn.
+    total momentum are drawn. `box` is (3,) edges, or (3, 3), the lattice vectors of a triclinic box
+    as rows, lower triangular with a positive diagonal: a along x, b in the xy plane, as in ASE,
+    GROMACS and OpenMM. Twice the cutoff has to fit into a_x, b_y and c_z; pairs are then all pairs
+    or those of JAX-MD's list.
 
     Observables, in the units of the system: `potential_energy` (tail included), `residual_energy`
     (the same an atom), `kinetic_energy`, `total_energy` (kinetic plus the energy whose gradient the
@@ -83,14 +88,16 @@ class AbstractDynamics(AbstractSimulation):
 
     def check(self, params: PyTree, *, box: Any, positions: Any, **conditions: Any) -> None:
         """Host side: refuse what cannot be right; conditions may carry a batch axis."""
-        self.potential.check(params, np.asarray(box))
+        boxes = members(box, positions)
+        for each in np.unique(boxes, axis=0):
+            self.potential.check(params, each)
         for key, value in {"box": box, "positions": positions, **conditions}.items():
             if value is not None and not np.all(np.isfinite(np.asarray(value))):
                 raise ConfigError("must be finite", key=key)
         for key in ("temperature", "masses"):
             if conditions.get(key) is not None and np.any(np.asarray(conditions[key]) <= 0):
                 raise ConfigError("must be positive", key=key)
-        check_overlap(np.asarray(positions), np.asarray(box))
+        check_overlap(np.asarray(positions), boxes)
 
     def _start(
         self,
@@ -176,7 +183,7 @@ class AbstractDynamics(AbstractSimulation):
         units = self.unit_system
         thermo = self._thermo(params, state)
         pressure = (
-            (thermal + (thermo.virial + held) / 3) / jnp.prod(state.box) * units.pressure_factor
+            (thermal + (thermo.virial + held) / 3) / volume(state.box) * units.pressure_factor
         )
         observed = {
             "potential_energy": thermo.energy,
@@ -199,7 +206,7 @@ class AbstractDynamics(AbstractSimulation):
         moving = RESULTS.where(fastest <= limit, RESULTS.successful, RESULTS.unstable)
         result = RESULTS.where(finite, moving, RESULTS.nonfinite)
         if reach is not None and isinstance(state.bath, Barostat):
-            small = jnp.min(state.box) < 2 * reach
+            small = jnp.min(sides(state.box)) < 2 * reach
             result = RESULTS.where(small, RESULTS.box_too_small, result)
         overflow = self.potential.overflowed(state.neighbours)
         return RESULTS.where(overflow, RESULTS.neighbour_overflow, result)
@@ -241,19 +248,24 @@ def _structures(state: State) -> list[Any]:
     return [x for x in leaves if _is_structure(x)]
 
 
-def check_overlap(positions: np.ndarray, box: np.ndarray) -> None:
-    """Atoms at one place drop their pair in silence: refuse them; (..., atoms, 3) and (..., 3)."""
+def check_overlap(positions: np.ndarray, boxes: np.ndarray) -> None:
+    """Atoms at one place drop their pair in silence: refuse them; (..., atoms, 3) and the box of
+    each configuration, as of `members`."""
     from scipy.spatial import KDTree
 
-    edges = np.broadcast_to(box, (*positions.shape[:-2], 3)).reshape(-1, 3).astype(float)
     for member, x in enumerate(positions.reshape(-1, *positions.shape[-2:]).astype(float)):
-        length = edges[member]
-        inside = x - length * np.floor(x / length)
+        own = boxes[member]
+        with jax.ensure_compile_time_eval():
+            length = np.asarray(widths(own))
+            # of vectors: no two atoms are farther apart in this cuboid than they are, and those at
+            # one place are so in it too
+            inside = np.asarray(fractions(x, own)) * length if triclinic(own) else x
+        inside = inside - length * np.floor(inside / length)
         tree = KDTree(np.where(inside < length, inside, 0), boxsize=length)
         pairs = tree.query_pairs(OVERLAP * float(np.min(length)), output_type="ndarray")
         if len(pairs):
             i, j = min(map(tuple, pairs.tolist()))
-            which = f" in member {member} of the batch" if len(edges) > 1 else ""
+            which = f" in member {member} of the batch" if len(boxes) > 1 else ""
             raise SimulationError(
                 f"atoms {i} and {j} overlap{which}",
                 step=0,

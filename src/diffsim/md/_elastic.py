@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._errors import ConfigError
+from ._box import triclinic
 from ._minimise import Cell, minimise
 from ._potential import AbstractPotential
 
@@ -33,6 +35,12 @@ def elastic_constants(
     comes from a crystal that is turned by 45°: there C₁₁' = (C₁₁ + C₁₂ + 2 C₄₄)/2; `CubicCrystal`
     has it.
     """
+    if triclinic(box):
+        raise ConfigError(
+            "is triclinic: stretches along its edges are no strains of a crystal",
+            key="box",
+            allowed="(3,) edges of a rectangular cell of the same crystal",
+        )
     rest = minimise(potential, params, positions, box, cell=cell, **options)
     return stiffness(potential, params, rest.positions, rest.box)
 

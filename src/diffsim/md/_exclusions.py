@@ -12,17 +12,18 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._errors import ConfigError
+from ._box import Edges, nearest, sides
 from ._species import Species, of_pairs
 
 Radial = Callable[[PyTree, Array], Any]
 
 
 def separation(
-    positions: Float[Array, "atoms 3"], box: Float[Array, "3"], i: Array, j: Array
+    positions: Float[Array, "atoms 3"], box: Edges, i: Array, j: Array
 ) -> Float[Array, "pairs 3"]:
     """x_i - x_j, minimum image."""
     d = positions[i] - positions[j]
-    return d - box * jnp.round(d / box)
+    return nearest(d, box)
 
 
 class Exclusions(eqx.Module):
@@ -55,7 +56,7 @@ class Exclusions(eqx.Module):
         i, j = self.pairs.T
         d = separation(positions, box, i, j)
         s = jnp.sum(d * d, axis=1)
-        s = jnp.where(s > 0, s, jnp.min(box) ** 2)
+        s = jnp.where(s > 0, s, jnp.min(sides(box)) ** 2)
         kinds = (None, None) if species is None else (species[i], species[j])
         return d, s, of_pairs(params, *kinds)
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from .._errors import ConfigError
+from ._box import volume
 from ._exclusions import Exclusions
 from ._pair_engines import Path, Precision
 from ._pair_potential import AbstractPairPotential, Truncation, kinds_of
@@ -23,8 +24,8 @@ class LennardJones(AbstractPairPotential):
     """φ(r) = 4ε[(σ/r)¹² - (σ/r)⁶] up to a cutoff, in a periodic box, minimum image.
 
     params: `{"epsilon": ε [energy], "sigma": σ [length]}`, scalars. positions: (atoms, 3), box:
-    (3,) [length]. `cutoff` is an absolute length, at most half the shortest edge, fixed while ε
-    and σ are fitted.
+    (3,) edges or (3, 3) vectors [length]. `cutoff` is an absolute length, at most half the shortest
+    edge (of a_x, b_y, c_z), fixed while ε and σ are fitted.
 
     `truncation`: "cut" leaves U as it is inside the cutoff (its forces sample the shifted energy,
     which is what `driving_energy` and the total energy report); "shift" subtracts φ(rc);
@@ -38,9 +39,9 @@ class LennardJones(AbstractPairPotential):
     `path`: "dense" walks all pairs; "tiles" those of clusters of atoms, built anew when an atom has
     moved by half of `skin` (default 0.16 rc); "list" those of JAX-MD's neighbour list; "auto" takes
     tiles for large boxes: over 500 atoms, where the sphere of radius rc + skin is under a sixth of
-    the box. All give the same numbers, but for the last digits. `init` chooses; inside jit or vmap,
-    where positions are not known, it takes all pairs, as do `energy`, `forces` and `virial` of bare
-    positions.
+    the box; a triclinic one has no tiles, and over 1,000 atoms the list. All give the same numbers,
+    but for the last digits. `init` chooses; inside jit or vmap, where positions are not known, it
+    takes all pairs, as do `energy`, `forces` and `virial` of bare positions.
 
     `precision` of the pairs: "state", that of the positions; "float64"; "mixed", float32 with sums
     and states at the precision of the positions; "float32", which rounds the sums as well.
@@ -143,7 +144,7 @@ class LennardJones(AbstractPairPotential):
         share = self.shares(epsilon)
         if self.itself and share.ndim:
             share = (atoms * share + jnp.diag(jnp.sum(share, axis=1))) / (atoms + 1)
-        density = atoms / jnp.prod(box)
+        density = atoms / volume(box)
         s3 = (sigma / self.cutoff) ** 3
         prefactor = math.pi * atoms * density * epsilon * sigma**3
         energy = jnp.sum(share * 8 / 3 * prefactor * (s3**3 / 3 - s3))

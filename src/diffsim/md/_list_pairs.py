@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from ._box import Edges, nearest_rows, sides
 from ._species import Species, of_pairs
 
 Radial = Callable[[PyTree, Array], Any]
@@ -56,7 +57,7 @@ class _Rows:
 
     def __init__(self, positions: Array, box: Array, index: Array, species: Species = None):
         self.species = species
-        self.positions, self.box, self.inverse = positions, box, 1 / box
+        self.positions, self.box, self.inverse = positions, box, 1 / sides(box)
         self.atoms, slots = index.shape
         self.rows = min(ROWS, self.atoms)
         self.count = -(-self.atoms // self.rows)
@@ -76,11 +77,11 @@ class _Rows:
         """Minimum-image x_i - x_j and s = r² of each slot: (rows, slots, 3), (rows, slots)."""
         there = jax.lax.optimization_barrier(self.positions[near])
         raw = own[:, None, :] - there
-        d = raw - self.box * jnp.round(raw * self.inverse)
+        d = nearest_rows(raw, self.box, self.inverse)
         s = jnp.sum(d * d, axis=-1)
         # What is no pair is sent beyond every cutoff: masked at r = 0 it would turn derivatives
         # into NaN (jax-md#258).
-        return d, jnp.where((index < self.atoms) & (s > 0), s, jnp.min(self.box) ** 2)
+        return d, jnp.where((index < self.atoms) & (s > 0), s, jnp.min(sides(self.box)) ** 2)
 
     def of_kinds(self, params: PyTree, kind: Array | None, near: Array) -> PyTree:
         """Parameters of the pairs of a block."""
@@ -108,7 +109,7 @@ def list_forces(
     force_factor: Radial,
     params: PyTree,
     positions: Float[Array, "atoms 3"],
-    box: Float[Array, "3"],
+    box: Edges,
     index: Index,
     species: Species = None,
 ) -> Float[Array, "atoms 3"]:
@@ -127,7 +128,7 @@ def list_sums(
     radial: Radial,
     params: PyTree,
     positions: Float[Array, "atoms 3"],
-    box: Float[Array, "3"],
+    box: Edges,
     index: Index,
     species: Species = None,
 ) -> PyTree:
@@ -146,7 +147,7 @@ def list_pullback(
     force_factor: Radial,
     params: PyTree,
     positions: Float[Array, "atoms 3"],
-    box: Float[Array, "3"],
+    box: Edges,
     cotangent: Float[Array, "atoms 3"],
     index: Index,
     species: Species = None,

@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._errors import ConfigError
+from ._box import check_reach, known_volume, nearest, sound
 from ._neighbours import Neighbours, list_functions, make
 from ._potential import AbstractPotential, Box, Positions
 
@@ -69,7 +70,7 @@ class AbstractManyBody(AbstractPotential):
         self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
     ) -> Array:
         x = jnp.asarray(positions)
-        total = jnp.sum(self.site_energies(params, self.around(x, box, neighbours)))
+        total = sound(jnp.sum(self.site_energies(params, self.around(x, box, neighbours))), box)
         return total if neighbours is None else neighbours.spoil(total)
 
     def around(self, positions: Any, box: Any, neighbours: Neighbours | None) -> Environment:
@@ -80,7 +81,7 @@ class AbstractManyBody(AbstractPotential):
         index = jnp.asarray(_others(atoms)) if neighbours is None else neighbours.list.idx
         there = jnp.minimum(index, atoms - 1)
         d = x[there] - x[:, None]
-        d = d - box * jnp.round(d / box)
+        d = nearest(d, box)
         s = jnp.sum(d * d, axis=-1)
         near = (index < atoms) & (s < self.cutoff**2) & (s > 0)
         away = jnp.asarray([2 * self.cutoff, 0, 0], x.dtype)
@@ -90,15 +91,7 @@ class AbstractManyBody(AbstractPotential):
         return Environment(d, r, near, there, kinds)
 
     def check_box(self, box: Any) -> None:
-        half = float(np.min(box)) / 2
-        if not (math.isfinite(half) and half > 0):
-            raise ConfigError("must be positive edge lengths", key="box", value=np.asarray(box))
-        if self.cutoff > half * (1 + 1e-12):
-            raise ConfigError(
-                f"is over half the box ({half:.6g}): repeat the cell",
-                key="cutoff",
-                value=self.cutoff,
-            )
+        check_reach(self.cutoff, box, ": repeat the cell")
 
     @property
     def reach(self) -> float | None:
@@ -119,10 +112,10 @@ class AbstractManyBody(AbstractPotential):
             return None
         edges, atoms = np.asarray(box, float), positions.shape[0]
         skin = self.skin if self.skin is not None else 0.16 * self.cutoff
-        share = 4 / 3 * math.pi * (self.cutoff + skin) ** 3 / float(np.prod(edges))
+        share = 4 / 3 * math.pi * (self.cutoff + skin) ** 3 / known_volume(edges)
         if atoms < 2 or self.path == "dense" or (self.path == "auto" and share > CROWDED):
             return None
-        functions, cells = list_functions(tuple(map(float, edges)), self.cutoff, skin)
+        functions, cells = list_functions(tuple(edges.ravel().tolist()), self.cutoff, skin)
         return make(functions, positions, box, previous, spare=SPARE, cells=cells)
 
     def update(self, neighbours: Any, positions: Positions, box: Box) -> Any:

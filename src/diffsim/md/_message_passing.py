@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
+from ._box import triclinic
 from ._many_body import AbstractManyBody, Environment, Where
 from ._pair_potential import kinds_of
 from ._potential import AbstractPotential, Box, Positions
@@ -127,18 +128,23 @@ class FlaxModule(AbstractPotential):
     `FlaxModule(model)` keeps the structure of `model`; `initial(model)` gives its parameters, so
     that `{"net": FlaxModule.initial(model)}` are params. `call(module, positions, box)` says how it
     is called, where that is not `module(positions, box)`: JAX-MD's Behler-Parrinello networks take
-    `lambda module, positions, box: module(positions, box=box)`.
+    `lambda module, positions, box: module(positions, box=box)`. `triclinic=True` says that it knows
+    boxes (3, 3), lattice vectors in rows.
     """
 
     graph: Any = eqx.field(static=True)
     rest: Any
     call: Callable[..., Array] = eqx.field(static=True)
+    triclinic: bool = eqx.field(static=True)
 
-    def __init__(self, model: Any, call: Callable[..., Array] | None = None):
+    def __init__(
+        self, model: Any, call: Callable[..., Array] | None = None, *, triclinic: bool = False
+    ):
         from flax import nnx
 
         self.graph, _, self.rest = nnx.split(model, nnx.Param, ...)
         self.call = call if call is not None else _plain_call
+        self.triclinic = triclinic
 
     @staticmethod
     def initial(model: Any) -> PyTree:
@@ -158,12 +164,22 @@ class FlaxModule(AbstractPotential):
         self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
     ) -> Array:
         x = jnp.asarray(positions)
+        self._check_shape(box)
         energy = self.call(self.module(params), x, jnp.asarray(box, x.dtype))
         if jnp.shape(energy) != ():
             raise ConfigError(f"must return one number, not {jnp.shape(energy)}", key="call")
         return energy
 
+    def _check_shape(self, box: Any) -> None:
+        if triclinic(box) and not self.triclinic:
+            raise ConfigError(
+                "is triclinic, and this module may know edges alone",
+                key="box",
+                allowed="FlaxModule(..., triclinic=True) of a module that is made for (3, 3)",
+            )
+
     def check(self, params: PyTree, box: Any) -> None:
+        self._check_shape(box)
         if set(params) != {"net"}:
             raise ConfigError("needs the parameter net", value=sorted(params))
 

@@ -16,6 +16,7 @@ from .._errors import ConfigError, SimulationError
 from .._schedule import Schedule
 from .._simulation import RESULTS, AbstractSimulation
 from .._solve import Solution, solve
+from ._box import Edges, check, triclinic, volume
 from ._descents import FIRE, LBFGS, AbstractDescent, Rest
 from ._potential import AbstractPotential
 
@@ -27,7 +28,7 @@ class MinimumState(eqx.Module):
     remembers."""
 
     positions: Float[Array, "atoms 3"]
-    box: Float[Array, "3"]
+    box: Edges
     largest_force: Float[Array, ""]
     memory: PyTree
     step: Int[Array, ""]
@@ -44,9 +45,10 @@ class Minimisation(AbstractSimulation):
     params: those of the potential; or `{"potential": ..., "strain": (3,)}` with `strained=True`,
     then the box is L (1 + strain), atoms going along. `init` takes `positions` and `box`.
 
-    `cell`: "fixed"; or the box goes to its minimum too, ∂U/∂ε = 0 for stretches ε of box and atoms,
-    "isotropic" (as one) or "edges" (each by itself). `largest_force` and `tolerance` then count
-    ∂U/∂ε over ℓ = N^½ (V/N)^⅓, in which a stretch is about as stiff as an atom's place.
+    `cell`: "fixed", as a triclinic box (3, 3) is; or the box goes to its minimum too, ∂U/∂ε = 0 for
+    stretches ε of box and atoms, "isotropic" (as one) or "edges" (each by itself). `largest_force`
+    and `tolerance` then count ∂U/∂ε over ℓ = N^½ (V/N)^⅓, in which a stretch is about as stiff as
+    an atom's place.
     """
 
     potential: AbstractPotential
@@ -67,7 +69,16 @@ class Minimisation(AbstractSimulation):
         self, params: PyTree, key: PRNGKeyArray | None = None, *, positions: Any, box: Any
     ) -> MinimumState:
         x = jnp.asarray(positions, float)
+        if not isinstance(box, Tracer):
+            check(box)
         edges = jnp.asarray(box, x.dtype)
+        if triclinic(edges) and (self.strained or self.cell != "fixed"):
+            raise ConfigError(
+                "a triclinic box stays as it is: only edges can be stretched",
+                key="strain" if self.strained else "cell",
+                value=None if self.strained else self.cell,
+                allowed='cell="fixed" without strain',
+            )
         given, _, whole = self._scaled(params, x, edges)
         neighbours = self.potential.allocate(given, x, whole)
         force = self.potential.forces(given, x, whole, neighbours)
@@ -160,7 +171,7 @@ def _in_shape(box: Array) -> Array:
 
 def _length(x: Array, box: Array) -> Array:
     """ℓ = N^½ (V/N)^⅓: what makes a stretch a move."""
-    return jax.lax.stop_gradient(len(x) ** 0.5 * (jnp.prod(box) / len(x)) ** (1 / 3))
+    return jax.lax.stop_gradient(len(x) ** 0.5 * (volume(box) / len(x)) ** (1 / 3))
 
 
 def _largest(force: Array) -> Array:
@@ -169,11 +180,11 @@ def _largest(force: Array) -> Array:
 
 
 class Minimum(eqx.Module):
-    """A structure of least energy: `positions` (atoms, 3), `box` (3,), `energy`, `largest_force`;
+    """A structure of least energy: `positions` (atoms, 3), `box`, `energy`, `largest_force`;
     `steps` it took, and `result`, how it ended."""
 
     positions: Float[Array, "atoms 3"]
-    box: Float[Array, "3"]
+    box: Edges
     energy: Float[Array, ""]
     largest_force: Float[Array, ""]
     steps: Int[Array, ""]
@@ -204,12 +215,13 @@ def minimise(
 ) -> Minimum:
     """x* = argmin U(θ, x), whose derivatives in θ are those of the implicit function theorem.
 
-    positions: (atoms, 3) to start from; box: (3,), the same
+    positions: (atoms, 3) to start from; box: (3,) or (3, 3) [length]
     descent: `FIRE()`, or `LBFGS()` (the default), for starts that are not far off
     tolerance: the largest force on an atom at the end [energy/length]
     strain: (3,), stretches box and atoms by 1 + strain first; derivatives in it are there too, and
         `positions` are those before the stretch
-    cell: "fixed", or whether the box comes to rest too: "isotropic", or its "edges" one by one
+    cell: "fixed", or whether the box comes to rest too: "isotropic", or its "edges" one by one; a
+        triclinic box (3, 3) stays as it is
 
     Nothing of the descent enters the gradient (`ds.Implicit`), which is NaN where it has not
     arrived; all of the minimum has gradients in `params`, in both modes. In jit and vmap too;

@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._errors import ConfigError
+from ._box import Box, fractions, nearest, places, triclinic, widths
 from ._compat import mixed_integers, wrapped
 
 Positions = Float[Array | np.ndarray, "atoms 3"]
-Box = Float[Array | np.ndarray, "3"]
 
 GROWTH = 1.5  # of the room, each time a list overflows
 SAFETY = 1e-5  # of the reach on top: JAX-MD keeps box and thresholds in float32
@@ -61,7 +61,7 @@ class Neighbours(eqx.Module):
     def updated(self, positions: Positions, box: Box) -> Neighbours:
         """The list after a move: as it was, or built anew where an atom went half the skin."""
         with mixed_integers():
-            after = self.list.update(jax.lax.stop_gradient(wrapped(positions, box)))
+            after = self.list.update(jax.lax.stop_gradient(_listed(positions, box)))
         rebuilt = jnp.any(after.reference_position != self.list.reference_position)
         return Neighbours(after, self.rebuilds + rebuilt)
 
@@ -87,7 +87,7 @@ def make(
     where those of equal lists are to be the same objects: code compiled for one then serves all.
     """
     with jax.ensure_compile_time_eval(), mixed_integers():
-        x = wrapped(positions, box)
+        x = _listed(positions, box)
         made = functions.allocate(x, extra_capacity=spare)
         if previous is not None:
             made = functions.allocate(x, extra_capacity=spare + _missing(made, previous))
@@ -122,13 +122,27 @@ def make_for_all_pairs(functions: Any, atoms: int, dtype: Any) -> Neighbours:
         return Neighbours(functions.allocate(together), jnp.zeros((), jnp.int32))
 
 
+def _listed(positions: Positions, box: Box) -> Array:
+    """Where a list has the atoms: inside the box; of lattice vectors, as fractions of the distances
+    between its faces, a cuboid in which no two atoms are farther apart along an axis than they
+    are."""
+    positions, box = jnp.asarray(positions), jnp.asarray(box)
+    if not triclinic(box):
+        return wrapped(positions, box)
+    across = widths(box)
+    return wrapped(fractions(positions, box) * across, across)
+
+
 @functools.lru_cache(maxsize=64)
 def list_functions(box: tuple[float, ...], reach: float, skin: float) -> tuple[Any, Any]:
-    """JAX-MD's list, and its cell list or None, for pairs up to `reach` in a periodic box."""
+    """JAX-MD's list, and its cell list or None, for pairs up to `reach` in a periodic box, of whose
+    array these are the entries."""
     from jax_md import partition
 
     # As Any: JAX-MD declares JAX arrays where it takes NumPy's too.
-    edges: Any = np.asarray(box)
+    whole = np.reshape(box, (-1, 3)) if len(box) > 3 else np.asarray(box)
+    with jax.ensure_compile_time_eval():
+        edges: Any = np.asarray(widths(whole))
     single: Any = np.float32(edges)
     cutoff = reach * (1 + SAFETY)
     across = np.floor(edges / (cutoff + skin) * (1 - SAFETY))
@@ -136,6 +150,9 @@ def list_functions(box: tuple[float, ...], reach: float, skin: float) -> tuple[A
 
     def displacement(a: Array, b: Array, **unused: Any) -> Array:
         lengths = jnp.asarray(edges, a.dtype)
+        if triclinic(whole):
+            vectors = jnp.asarray(whole, a.dtype)
+            return nearest(places((a - b) / lengths, vectors), vectors)
         return a - b - lengths * jnp.round((a - b) / lengths)
 
     with jax.ensure_compile_time_eval():

@@ -15,6 +15,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
 from .._simulation import AbstractEquilibrium
+from ._box import as_matrix, grown, times, triclinic, volume
 from ._changing_box import ChangingBox
 from ._constraints import Constraints, drifted, snapped, tangent, unstretched
 from ._dynamics import AbstractDynamics, checked_dt
@@ -24,9 +25,9 @@ from ._state import Barostat, State
 from ._thermal import at_temperature, checked_relaxation, light_sample
 from ._units import UnitSystem, unit_system
 
-SHAPES = ("isotropic", "anisotropic")
+SHAPES = ("isotropic", "anisotropic", "triclinic")
 OF_THE_CELL = 2**32 - 1  # what sets the noise of the cell apart from that of the atoms
-MOST = 0.1  # of a logarithm of an edge that one move may change: what is more is a failure
+MOST = 0.1  # of a logarithm of an edge, or a strain, in one move: what is more is a failure
 
 
 class NPT(AbstractDynamics, AbstractEquilibrium):
@@ -41,7 +42,19 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
     plus what a tail correction makes of V.
 
     `shape`: "isotropic", for fluids; "anisotropic": each edge by itself, with the stress along it,
-    d ln L_a = (β_T/3τ)(P_a - P) dt + √(2kT β_T/3τV) dW_a, for solids.
+    d ln L_a = (β_T/3τ)(P_a - P) dt + √(2kT β_T/3τV) dW_a, for solids; "triclinic": all of the box,
+    h ← h e^dε with the strain dε_ab = (β_T/3τ)(P_ab - P δ_ab) dt + √(2kT β_T/3τV) dW_ab, P_ab =
+    (N kT δ_ab + W_ab)/V, W_ab = Σ d_a F_b, for crystals that may shear (Del Tatto et al. 2022,
+    doi:10.3390/app12031139). As nothing depends on how all is turned, dW is symmetric, of variance
+    dt on the diagonal and dt/2 off it, and the box, its atoms and velocities are turned back after
+    each move, so that h (3, 3) stays lower triangular. This samples exp(-(Φ + P V)/kT) V^N dV dh₀,
+    dh₀ the measure over shapes h₀ = h/V^⅓ that no strain changes (Martyna, Tobias & Klein 1994,
+    doi:10.1063/1.467468: det(h)^(N-2) d⁹h): over the six numbers exp(-(Φ + P V)/kT) V^N/(b_y c_z²).
+    On the group of matrices that measure has no drift of its own, and that of the noise, which goes
+    as 1/V, cancels against the N + 1 of V^(N+1) dh₀ d ln V. So ⟨P_int⟩ = P
+    exactly, and ⟨P_ab⟩ = P δ_ab but for -2kT⟨1/V⟩ of xx and as much more of zz, as a and c are
+    turned by what is above the diagonal. A liquid does not resist shear: its box would lean and
+    flatten until it is too small.
 
     With `constraints` it is molecules that the box moves, by their centres of mass, as they are:
     N counts molecules and free atoms, P_int = (N kT + W/3)/V with the virial of the centres,
@@ -56,7 +69,9 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
     [1/pressure], roughly that of the system: the two set how fast the volume moves, not where to;
     `every`: steps between two moves of the box, each of which costs a pass over the pairs;
     `shape`; `units`; `extra`; `constraints`. `init` also takes `temperature` and `pressure` (both
-    required), batch axes over states if vmapped.
+    required), batch axes over states if vmapped. A box (3, 3) keeps its shape where that is
+    "isotropic"; of "triclinic" one of edges becomes its matrix, `box` is (3, 3), and there is the
+    `pressure_tensor` (3, 3) too. Its pairs are all pairs.
     """
 
     potential: AbstractPotential
@@ -78,7 +93,7 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
         relaxation: float,
         compressibility: float,
         every: int = 5,
-        shape: Literal["isotropic", "anisotropic"] = "isotropic",
+        shape: Literal["isotropic", "anisotropic", "triclinic"] = "isotropic",
         units: str | UnitSystem = "lj",
         extra: tuple[AbstractObservable, ...] = (),
         constraints: Constraints | None = None,
@@ -114,6 +129,14 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
     ) -> State:
         if not isinstance(pressure, Tracer) and not np.all(np.isfinite(np.asarray(pressure))):
             raise ConfigError("must be finite", key="pressure")
+        if self.shape == "anisotropic" and triclinic(box):
+            raise ConfigError(
+                "is triclinic, where edges do not move one by one",
+                key="box",
+                allowed='shape="triclinic" or "isotropic"',
+            )
+        if self.shape == "triclinic":
+            box = as_matrix(box)
         key, first = jax.random.split(key)
         positions = snapped(self.constraints, positions, masses, box)
         start = self._start(params, first, positions, box, masses, temperature, velocities)
@@ -145,7 +168,11 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
         velocities = tangent(rigid, state, positions, kept * velocities + spread * noise)
         kinetic = 0.5 * jnp.sum(masses * velocities**2)
         positions, velocities = drifted(rigid, state, positions, velocities, 0.5 * h)
-        moved = self._cell_moved(params, dataclasses.replace(state, positions=positions))
+        turns = {"velocities": velocities} if self.shape == "triclinic" else {}
+        given = dataclasses.replace(state, positions=positions, **turns)
+        moved = self._cell_moved(params, given)
+        if turns:
+            velocities = moved.velocities
         forces, neighbours = self.moved(params, moved, moved.positions)
         velocities = velocities + 0.5 * h / masses * forces
         return dataclasses.replace(
@@ -165,6 +192,8 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
                 state.neighbours, jax.lax.stop_gradient(state.positions), state.box
             )
             state = dataclasses.replace(state, neighbours=neighbours)
+            if self.shape == "triclinic":
+                return self._sheared(params, state)
             scale = self._scale(params, state)
             positions = self._scaled(scale, state)
             return dataclasses.replace(state, positions=positions, box=scale * state.box)
@@ -177,25 +206,59 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
     def _scale(self, params: PyTree, state: State) -> Array:
         """By what the edges grow, (3,)."""
         assert state.kT is not None and state.bath is not None
-        kT, volume = state.kT, jnp.prod(state.box)
+        kT, size = state.kT, volume(state.box)
         thermal, held = self._bodies(state) * kT, state.bath.pressure
-        speed = self.compressibility * self.unit_system.pressure_factor / self.relaxation
-        time = self.every * self.dt
-        count = (state.step + 1) // self.every
+        speed, time, count = self._pace(state)
         if self.shape == "isotropic":
             virial = self._thermo(params, state).virial - self._within(params, state)
-            excess = (thermal + virial / 3) / volume - held
-            root = jnp.sqrt(volume)
+            excess = (thermal + virial / 3) / size - held
+            root = jnp.sqrt(size)
             noise = (self._noise(state, count, ()) + self._noise(state, count + 1, ())) / 2
-            drift = 0.5 * speed * root * (excess + kT / (2 * volume)) * time
+            drift = 0.5 * speed * root * (excess + kT / (2 * size)) * time
             change = drift + jnp.sqrt(0.5 * kT * speed * time) * noise
             logarithms = 2 / 3 * jnp.log1p(jnp.maximum(change / root, -0.5)) * jnp.ones(3)
         else:
-            excess = (thermal + self._virials(params, state)) / volume - held
+            excess = (thermal + self._virials(params, state)) / size - held
             noise = self._noise(state, count, (3,))
-            spread = jnp.sqrt(2 / 3 * kT * speed * time / volume)
+            spread = jnp.sqrt(2 / 3 * kT * speed * time / size)
             logarithms = speed / 3 * excess * time + spread * noise
         return jnp.exp(jnp.clip(logarithms, -MOST, MOST)).astype(state.box.dtype)
+
+    def _pace(self, state: State) -> tuple[float, float, Array]:
+        """β_T/τ, the time between moves, and how many there were."""
+        speed = self.compressibility * self.unit_system.pressure_factor / self.relaxation
+        return speed, self.every * self.dt, (state.step + 1) // self.every
+
+    def _sheared(self, params: PyTree, state: State) -> State:
+        """All of the box strained, and turned back to be lower triangular, its atoms along."""
+        assert state.kT is not None and state.bath is not None
+        speed, time, count = self._pace(state)
+        held, noise = state.bath.pressure, self._noise(state, count, (3, 3))
+        excess = self._stress(params, state) - held * jnp.eye(3, dtype=held.dtype)
+        spread = jnp.sqrt(2 / 3 * state.kT * speed * time / volume(state.box))
+        strain = speed / 3 * excess * time + spread * (noise + noise.T) / 2
+        wider, turn = grown(jnp.clip(strain, -MOST, MOST).astype(state.box.dtype))
+        within = self._offsets(state)
+        positions = times(state.positions - within, wider)
+        if self.constraints is not None:
+            positions = positions + times(within, turn)
+        return dataclasses.replace(
+            state,
+            positions=positions,
+            velocities=times(state.velocities, turn),
+            box=times(state.box, wider),
+        )
+
+    def _stress(self, params: PyTree, state: State) -> Array:
+        """P_ab = (N kT δ_ab + W_ab)/V, (3, 3), of a triclinic box, molecules by their centres."""
+        virial = self.potential.virial_tensor(params, state.positions, state.box, state.neighbours)
+        if self.constraints is not None:  # what strains without turning feels no torque on them
+            inside = jnp.einsum("ia,ib->ab", self._offsets(state), self._forces(params, state))
+            virial = virial - (inside + inside.T) / 2
+        scale = jax.grad(lambda c: self.potential.volume_energy(params, state.atoms, c * state.box))
+        tail = -scale(jnp.ones((), state.box.dtype)) / 3
+        thermal = self._bodies(state) * state.kT + tail  # pyright: ignore
+        return (thermal * jnp.eye(3, dtype=state.box.dtype) + virial) / volume(state.box)
 
     def _bodies(self, state: State) -> int:
         """N: molecules and free atoms."""
@@ -243,22 +306,25 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
         thermal, within = count * state.kT, self._within(params, state)
         temperature = kT / self.unit_system.boltzmann
         seen = self._observe(params, state, temperature, state.kinetic, thermal, -within)
-        volume = jnp.prod(state.box)
-        enthalpy = (seen["potential_energy"] + state.bath.pressure * volume) / count
+        size = volume(state.box)
+        enthalpy = (seen["potential_energy"] + state.bath.pressure * size) / count
+        if self.shape == "triclinic":
+            factor = self.unit_system.pressure_factor
+            seen["pressure_tensor"] = self._stress(params, state) * factor
         return seen | {
-            "volume": volume,
+            "volume": size,
             "box": state.box,
-            "density": jnp.sum(state.masses) / volume * self.unit_system.density_factor,
+            "density": jnp.sum(state.masses) / size * self.unit_system.density_factor,
             "residual_enthalpy": enthalpy - state.kT,
         }
 
     def reduced_energy(self, params: PyTree, state: State) -> Array:
-        """(Φ + P V)/kT - N ln V, over V and places in the box."""
+        """(Φ + P V)/kT - N ln V, over V, the shape and places in the box."""
         assert state.kT is not None and state.bath is not None
-        volume = jnp.prod(state.box)
-        energy = self._thermo(params, state).driving + state.bath.pressure * volume
+        size = volume(state.box)
+        energy = self._thermo(params, state).driving + state.bath.pressure * size
         energy = energy + self.potential.volume_energy(params, state.atoms, state.box)
-        return energy / state.kT - self._bodies(state) * jnp.log(volume)
+        return energy / state.kT - self._bodies(state) * jnp.log(size)
 
     def sample(self, state: State) -> State:
         return light_sample(self.potential, state, self.constraints is not None)

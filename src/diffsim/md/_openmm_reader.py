@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._errors import ConfigError
+from ._box import Box, of_vectors
 from ._composite import Sum
 from ._constraints import Constraints
 from ._openmm_terms import BONDED, Term, bonded, library, nonbonded, plain, table
@@ -37,14 +38,14 @@ class ForceField(NamedTuple):
         (kinds,), and the kind of each atom or bond is the term's own, as in
         `potential.potentials["lj"].species` and `potential.potentials["bonds"].kinds`
     masses: (atoms,) [mass]
-    box: (3,) [length]
+    box: (3,), or (3, 3) vectors in rows [length]
     constraints: rigid distances; None where there are none
     """
 
     potential: Sum
     params: dict[str, Array]
     masses: Float[np.ndarray, " atoms"]
-    box: Float[np.ndarray, "3"]
+    box: Box
     constraints: Constraints | None
 
 
@@ -84,7 +85,7 @@ def from_openmm(
     Rigid bonds are `constraints`. Thermostats, barostats and the remover of the centre's motion
     are left out on purpose: what they do is the ensemble's (`NVT`, `NPT`). Everything else is
     refused with a ConfigError that names it: other forces, virtual sites, atoms without mass,
-    no periodic box or one that is not rectangular, a reaction field with charges, LJPME, a
+    no periodic box, Ewald's sum in a triclinic one, a reaction field with charges, LJPME, a
     switching function, parameter offsets, and exceptions that are no share of the atoms' own
     numbers.
     """
@@ -164,7 +165,7 @@ def _unserved(name: str) -> ConfigError:
 
 
 def _box(system: Any) -> np.ndarray:
-    """The edges [nm]."""
+    """The edges, or the vectors where they lean [nm]."""
     if not system.usesPeriodicBoundaryConditions():
         raise ConfigError(
             "has no periodic box",
@@ -172,12 +173,7 @@ def _box(system: Any) -> np.ndarray:
             allowed="nonbondedMethod=PME, Ewald or CutoffPeriodic in createSystem",
         )
     vectors = np.asarray([plain(v) for v in system.getDefaultPeriodicBoxVectors()], float)
-    edges = np.diagonal(vectors).copy()
-    if np.any(np.abs(vectors - np.diag(edges)) > 1e-10 * np.max(edges)):
-        raise ConfigError(
-            "is triclinic", key="box", value=vectors.tolist(), allowed="a rectangular one"
-        )
-    return edges
+    return of_vectors(vectors)[0]  # which OpenMM has as they are here: nothing is turned
 
 
 def _masses(system: Any, kind: UnitSystem) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from .._errors import ConfigError
 from ._bonded import Angles, Bonds, Dihedrals
+from ._box import sides, triclinic
 from ._coulomb import Coulomb
 from ._exclusions import Exclusions
 from ._lennard_jones import LennardJones
@@ -168,7 +169,14 @@ def _splitting(force: Any, edges: np.ndarray, cutoff: float) -> tuple[float, Abs
     """α [1/nm] and the waves or the mesh, as OpenMM derives them from its error tolerance."""
     tolerance = force.getEwaldErrorTolerance()
     alpha = math.sqrt(max(0.0, -math.log(2 * tolerance))) / cutoff
+    edges, tilted = np.asarray(sides(edges)), triclinic(edges)
     if METHODS[force.getNonbondedMethod()] == "Ewald":
+        if tilted:
+            raise ConfigError(
+                "Ewald's waves of a triclinic box are not derived here",
+                key="NonbondedForce",
+                allowed="nonbondedMethod=PME",
+            )
         waves = max(_waves(alpha * edge, tolerance) for edge in edges.tolist())
         return alpha, Ewald(waves, 3 * waves**2 + 1)  # a cube of waves, its corners too
     own, *mesh = (plain(value) for value in force.getPMEParameters())

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from .._errors import ConfigError
+from ._box import volume
 from ._exclusions import Exclusions
 from ._pair_engines import Path, Precision
 from ._pair_laws import AbstractPairLaw
@@ -172,7 +173,7 @@ class Pair(AbstractPairPotential):
             low, width = self._onset(), self.cutoff - self._onset()
             more = self._integrals(law, low + width * u, width * du, True)
             energy, virial = energy + more[0], virial + more[1]
-        per_pair = 2 * math.pi * atoms * atoms / jnp.prod(box)
+        per_pair = 2 * math.pi * atoms * atoms / volume(box)
         share = self.shares(energy)
         return per_pair * jnp.sum(share * energy), per_pair * jnp.sum(share * virial)
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._errors import ConfigError
+from ._box import Edges, known_volume, sound, triclinic, wrapped
 from ._cluster_pairs import cluster_forces, cluster_pullback, cluster_sums
 from ._clusters import Clusters, make_clusters
 from ._list_pairs import list_forces, list_pullback, list_sums
@@ -35,19 +36,20 @@ PRECISIONS = ("state", "float32", "mixed", "float64")
 # of a liquid with a cutoff of 2.5 sigma either is quicker, by precision; of 500 tiles are.
 TILED_PAIR = 6
 FEWEST_TILED = 400  # under which "auto" stays with all pairs, whatever the box
+FEWEST_LISTED = 1000  # of a triclinic box, which has no tiles: fewer are quicker all with all
 SPARE = 4  # slots of each atom of a list for neighbours to come: in a gas it may start with none
 
 
 class PairEngine(eqx.Module):
     """Sums over the pairs of one configuration, at one precision.
 
-    `positions` (atoms, 3), `box` (3,), `structure`: what `allocate_pairs` made; `species`: the kind
-    of each atom, for parameters that are tables. "mixed" computes pairs in float32 and keeps sums
-    at the precision of the positions; "float32" rounds those too.
+    `positions` (atoms, 3), `box` (3,) or (3, 3), `structure`: what `allocate_pairs` made;
+    `species`: the kind of each atom, for parameters that are tables. "mixed" computes pairs in
+    float32 and keeps sums at the precision of the positions; "float32" rounds those too.
     """
 
     positions: Float[Array, "atoms 3"]
-    box: Float[Array, "3"]
+    box: Edges
     structure: Structure
     species: Species
     precision: Precision = eqx.field(static=True)
@@ -58,6 +60,8 @@ class PairEngine(eqx.Module):
                 f"has {self.species.shape[0]} entries for {self.positions.shape[0]} atoms",
                 key="species",
             )
+        if isinstance(self.structure, Clusters) and triclinic(self.box):
+            raise no_tiles()
         if self.precision == "float64" and jnp.result_type(float) != jnp.float64:
             raise ConfigError(
                 "float64 pairs need 64-bit types, which JAX has switched off",
@@ -80,7 +84,7 @@ class PairEngine(eqx.Module):
         kind, x = self._pairs, self.positions
         if kind != x.dtype:
             # Wrapped first: what float32 keeps of an unwrapped coordinate shrinks as it grows.
-            x = x - self.box * jnp.floor(x / self.box)
+            x = wrapped(x, self.box)
         return self._params(params), x.astype(kind), self.box.astype(kind)
 
     def _params(self, params: PyTree) -> PyTree:
@@ -89,6 +93,7 @@ class PairEngine(eqx.Module):
     def _rounded(self, tree: PyTree) -> PyTree:
         """As the positions are, spoilt by a structure that overflowed."""
         tree = jax.tree.map(lambda g: g.astype(self._sums).astype(self.positions.dtype), tree)
+        tree = sound(tree, self.box)
         return tree if self.structure is None else self.structure.spoil(tree)
 
     def forces(self, force_factor: Radial, params: PyTree, scale: Any) -> Float[Array, "atoms 3"]:
@@ -148,7 +153,7 @@ def allocate_pairs(
         old = previous if isinstance(previous, Clusters) else None
         return make_clusters(positions, box, cutoff, skin, old)
     if path == "list":
-        functions, cells = list_functions(tuple(float(edge) for edge in edges), cutoff, skin)
+        functions, cells = list_functions(tuple(edges.ravel().tolist()), cutoff, skin)
         old = previous if isinstance(previous, Neighbours) else None
         return make(functions, positions, box, old, spare=SPARE, cells=cells)
     return None
@@ -156,13 +161,26 @@ def allocate_pairs(
 
 def chosen_path(path: Path, atoms: int, edges: np.ndarray, reach: float) -> Path:
     """ "auto" as what it comes to for so many atoms in such a box."""
+    if path == "tiles" and triclinic(edges):
+        raise no_tiles()
     if atoms < 2:
         return "dense"
     if path != "auto":
         return path
     sphere = 4 / 3 * math.pi * reach**3
-    tiled = atoms > FEWEST_TILED and TILED_PAIR * sphere < float(np.prod(edges))
+    tiled = atoms > FEWEST_TILED and TILED_PAIR * sphere < known_volume(edges)
+    if triclinic(edges):
+        return "list" if tiled and atoms > FEWEST_LISTED else "dense"
     return "tiles" if tiled else "dense"
+
+
+def no_tiles() -> ConfigError:
+    return ConfigError(
+        "tiles are cut along the edges of a rectangular box, and this one is triclinic",
+        key="path",
+        value="tiles",
+        allowed="auto, dense, list",
+    )
 
 
 def path_of(structure: Structure) -> str:

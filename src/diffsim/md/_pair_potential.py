@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
 from .._errors import ConfigError
+from ._box import check_reach
 from ._exclusions import Exclusions
 from ._force_rule import forces_with_pullback
 from ._pair_engines import (
@@ -24,6 +25,7 @@ from ._pair_engines import (
     Precision,
     Structure,
     allocate_pairs,
+    no_tiles,
     path_of,
 )
 from ._potential import AbstractPotential, Box, Positions, Thermo, Vectors
@@ -116,19 +118,10 @@ class AbstractPairPotential(AbstractPotential):
         return jnp.float32 if self.precision in ("mixed", "float32") else None
 
     def check_box(self, box: Any) -> None:
-        """Refuse a cutoff over half the box."""
-        half = float(np.min(box)) / 2
-        if not math.isfinite(half) or half <= 0:
-            raise ConfigError(
-                "must be positive edge lengths", key="box", value=np.asarray(box).tolist()
-            )
-        if self.cutoff > half * (1 + 1e-12):
-            raise ConfigError(
-                f"is over half the box ({half:.6g})",
-                key="cutoff",
-                value=self.cutoff,
-                suggestion=f"{math.floor(half * 1e3) / 1e3:g}",
-            )
+        """Refuse a cutoff over half the box, and tiles of what is not rectangular."""
+        check_reach(self.cutoff, box)
+        if self.path == "tiles" and np.shape(box) == (3, 3):
+            raise no_tiles()
 
     # Radial functions of s = r²; every one vanishes beyond the cutoff.
 

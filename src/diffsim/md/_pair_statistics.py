@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 from .._errors import ConfigError
 from .._problem import AbstractReference
 from .._simulation import AbstractEquilibrium, AbstractSimulation
+from ._box import volume
 from ._npt import NPT
 from ._pair_potential import AbstractPairPotential
 from ._state import State
@@ -74,7 +75,7 @@ class PairStatistics(AbstractReference):
         tables = potential.tables({k: jnp.asarray(v, dtype) for k, v in params.items()})
         phi = potential.pair_thermo(tables, r**2).driving
         mean = jnp.sum(jnp.asarray(WEIGHTS / 2, dtype) * width * phi * g * 4 * math.pi * r**2)
-        return state.atoms * (state.atoms - 1) / (2 * jnp.prod(state.box)) * mean / state.kT
+        return state.atoms * (state.atoms - 1) / (2 * volume(state.box)) * mean / state.kT
 
     def check(self, simulation: AbstractSimulation) -> None:
         potential = getattr(simulation, "potential", None)

@@ -8,7 +8,7 @@ the block's unrolled rows. XLA vectorises both; a reduction over a row of pairs 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ._box import Edges, nearest_planes, sides, triclinic
 from ._species import Species, of_pairs
 
 Radial = Callable[[PyTree, Array], Any]
@@ -41,16 +42,29 @@ class _Tiles:
         self.rows = _tile_rows(self.atoms)
         self.count = -(-self.atoms // self.rows)
         self.components = positions.T
-        self.box, self.inverse = box[:, None], 1 / box[:, None]
-        self.far = jnp.min(box) ** 2
+        self.triclinic = triclinic(box)
+        if self.triclinic:
+            self.box, self.inverse = box, 1 / sides(box)
+        else:
+            self.box, self.inverse = box[:, None], 1 / box[:, None]
+        self.far = jnp.min(sides(box)) ** 2
         pad = self.count * self.rows - self.atoms
         self.padded = jnp.pad(self.components, ((0, 0), (0, pad)))
 
     def separation(self, columns: Array, row: Array) -> Array:
         """Minimum-image x_columns - x_row, (3, ...), at the precision of the positions."""
         raw = columns - row
+        if self.triclinic:
+            return jnp.stack(nearest_planes(raw, self.box, self.inverse))
         shape = (3,) + (1,) * (raw.ndim - 1)
         return raw - self.box.reshape(shape) * jnp.round(raw * self.inverse.reshape(shape))
+
+    def planes(self, rows: Array) -> Iterable[Array]:
+        """x, y and z of the same, of some of the rows with all atoms, (some, N) each."""
+        raw = (self.components[k][None, :] - rows[k][:, None] for k in range(3))
+        if self.triclinic:
+            return nearest_planes(raw, self.box, self.inverse)
+        return (d - self.box[k] * jnp.round(d * self.inverse[k]) for k, d in enumerate(raw))
 
     def squared(self, tile: Array, rows: Array) -> Array:
         """s = r² of each pair, (rows, N)."""
@@ -59,10 +73,8 @@ class _Tiles:
     def apart(self, numbers: Array, rows: Array) -> Array:
         """The same of some of the rows, by their numbers and their atoms, (3, some)."""
         s = jnp.zeros((), self.components.dtype)
-        for k in range(3):
-            raw = self.components[k][None, :] - rows[k][:, None]
-            raw = raw - self.box[k] * jnp.round(raw * self.inverse[k])
-            s = s + raw * raw
+        for d in self.planes(rows):
+            s = s + d * d
         # What is no pair (an atom with itself, a padded row) is sent beyond every cutoff: masked at
         # r = 0 it would turn derivatives into NaN.
         real = s > 0
@@ -106,7 +118,7 @@ def pair_forces(
     force_factor: Radial,
     params: PyTree,
     positions: Float[Array, "atoms 3"],
-    box: Float[Array, "3"],
+    box: Edges,
     species: Species = None,
 ) -> Float[Array, "atoms 3"]:
     """F_i = Σ_j f(r_ij²) (x_i - x_j), f = -φ'(r)/r, minimum image; (atoms, 3) [energy/length].
@@ -152,7 +164,7 @@ def pair_sums(
     radial: Radial,
     params: PyTree,
     positions: Float[Array, "atoms 3"],
-    box: Float[Array, "3"],
+    box: Edges,
     dtype: Any = None,
     species: Species = None,
 ) -> PyTree:
@@ -175,7 +187,7 @@ def pair_pullback(
     force_factor: Radial,
     params: PyTree,
     positions: Float[Array, "atoms 3"],
-    box: Float[Array, "3"],
+    box: Edges,
     cotangent: Float[Array, "atoms 3"],
     species: Species = None,
 ) -> tuple[PyTree, Float[Array, "atoms 3"]]:
@@ -197,10 +209,8 @@ def pair_pullback(
 
         def distances(numbers: Array, rows: Array, w_rows: Array) -> tuple[Array, Array]:
             g = jnp.zeros((), w.dtype)
-            for k in range(3):
-                raw = tiles.components[k][None, :] - rows[:, k : k + 1]
-                raw = raw - tiles.box[k] * jnp.round(raw * tiles.inverse[k])
-                g = g + raw * (w[k][None, :] - w_rows[:, k : k + 1])
+            for k, d in enumerate(tiles.planes(rows.T)):
+                g = g + d * (w[k][None, :] - w_rows[:, k : k + 1])
             return tiles.apart(numbers, rows.T), g
 
         def slopes(of_pairs: PyTree, s: Array, g: Array) -> tuple[Array, tuple[PyTree, Array]]:

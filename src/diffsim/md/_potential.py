@@ -15,10 +15,11 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from .._errors import ConfigError
+from ._box import Box, strained, symmetric, triclinic
+from ._clusters import Clusters
 from ._neighbours import Neighbours, make, make_for_all_pairs
 
 Positions = Float[Array | np.ndarray, "atoms 3"]
-Box = Float[Array | np.ndarray, "3"]
 Vectors = Float[Array, "atoms 3"]
 
 
@@ -33,8 +34,9 @@ class Thermo(eqx.Module):
 
 
 class AbstractPotential(eqx.Module):
-    """U(θ, x, L): energies, forces and virial of N atoms in a periodic box with edges L.
+    """U(θ, x, L): energies, forces and virial of N atoms in a periodic box.
 
+    `box`: edges (3,), or lattice vectors in rows (3, 3), lower triangular (see `AbstractDynamics`).
     All are differentiable in both modes. `neighbours` is what `allocate` made (None: none needed).
     """
 
@@ -63,6 +65,25 @@ class AbstractPotential(eqx.Module):
         one = jnp.ones((), positions.dtype)
         scaled = lambda c: self.driving_energy(params, c * positions, c * box, neighbours)  # noqa: E731
         return -jax.grad(scaled)(one)
+
+    def virial_tensor(
+        self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
+    ) -> Float[Array, "3 3"]:
+        """W_ab = -∂U(x(1 + ε), h(1 + ε))/∂ε_ab at ε = 0 of the driving energy, (3, 3) [energy]: for
+        pairs Σ d_a F_b. Symmetric, its trace the virial. A box of edges is taken for its matrix.
+
+        Energies do not change as all turns together, so that W_ab = W_ba: the lower half tells all,
+        and every box that is looked at stays lower triangular."""
+
+        def energy(strain: Array) -> Array:
+            return self.driving_energy(params, *strained(x, box, strain), found)
+
+        # tiles are of rectangular boxes: all pairs instead
+        cut = lambda leaf: None if isinstance(leaf, Clusters) else leaf  # noqa: E731
+        found = jax.tree.map(cut, neighbours, is_leaf=lambda x: isinstance(x, Clusters))
+        x = jnp.asarray(positions)
+        box = jnp.asarray(box, x.dtype)
+        return -symmetric(jax.grad(energy)(jnp.zeros((3, 3), x.dtype)))
 
     def volume_energy(self, params: PyTree, atoms: int, box: Box) -> Array:
         """A(V), the energy behind that part of the virial which the driving energy does not have,
@@ -165,7 +186,9 @@ class Potential(AbstractPotential):
       the first argument, `energy_fn(params, positions)`, as Flax's and Haiku's networks want;
       with `module="net"` the parameter `net` is itself the function, `params["net"](positions)`,
       and `energy_fn` (an Equinox module, say) only stands for it.
-    - `box=`, the edges (3,), where its signature has that name or `pass_box` is True.
+    - `box=`, the edges (3,), where its signature has that name or `pass_box` is True. With
+      `triclinic=True` it says that it knows lattice vectors (3, 3) in rows too: JAX-MD's
+      `periodic_general` wants them as columns, `box.T`.
 
     It returns one number. Periodicity and cutoff are its own: JAX-MD closes over its displacement
     function, whose box must be that of the state. Positions are unwrapped.
@@ -182,6 +205,7 @@ class Potential(AbstractPotential):
     pass_params: bool = eqx.field(static=True, default=False, kw_only=True)
     pass_box: bool | None = eqx.field(static=True, default=None, kw_only=True)
     module: str | None = eqx.field(static=True, default=None, kw_only=True)
+    triclinic: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def __check_init__(self):
         if not callable(self.energy_fn):
@@ -196,10 +220,27 @@ class Potential(AbstractPotential):
             raise ConfigError("excludes pass_params=True", key="module", value=self.module)
 
     def check(self, params: PyTree, box: Any) -> None:
+        self._check_shape(box)
         if self.module is not None and not (
             isinstance(params, Mapping) and callable(params.get(self.module))
         ):
             raise ConfigError("must be among the parameters, and callable", key=self.module)
+
+    def _check_shape(self, box: Any) -> None:
+        if not triclinic(box):
+            return
+        if self.neighbor_fn is not None:
+            raise ConfigError(
+                "JAX-MD's lists of Cartesian positions know no triclinic boxes",
+                key="neighbor_fn",
+                allowed="the energy function without neighbour list",
+            )
+        if not self.triclinic:
+            raise ConfigError(
+                "is triclinic, and this energy function may know edges alone",
+                key="box",
+                allowed="Potential(..., triclinic=True) of a function that is made for (3, 3)",
+            )
 
     def _takes_box(self) -> bool:
         if self.pass_box is not None:
@@ -209,6 +250,7 @@ class Potential(AbstractPotential):
     def energy(
         self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
     ) -> Array:
+        self._check_shape(box)
         energy_fn, arguments, named = self.energy_fn, (positions,), {}
         if self.pass_params:
             arguments = (params, positions)
@@ -237,6 +279,13 @@ class Potential(AbstractPotential):
         if not self._takes_box():
             return jnp.full((), jnp.nan, positions.dtype)
         return super().virial(params, positions, box, neighbours)
+
+    def virial_tensor(
+        self, params: PyTree, positions: Positions, box: Box, neighbours: Any = None
+    ) -> Float[Array, "3 3"]:
+        if not self._takes_box():
+            return jnp.full((3, 3), jnp.nan, positions.dtype)
+        return super().virial_tensor(params, positions, box, neighbours)
 
     @property
     def allocates(self) -> bool:

@@ -13,6 +13,7 @@ from jax.scipy.special import erf
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._errors import ConfigError
+from ._box import Box, check, nearest_planes, sides, triclinic, volume
 from ._observable import AbstractObservable
 
 # Elements of the largest array of one pass over a block of atoms: 8 MiB in float64.
@@ -21,7 +22,7 @@ BLOCK = 2**20
 
 def radial_distribution(
     positions: Float[Array | np.ndarray, "atoms 3"],
-    box: Float[Array | np.ndarray, "3"],
+    box: Box,
     *,
     bins: int = 100,
     r_max: float | None = None,
@@ -34,12 +35,13 @@ def radial_distribution(
     P_k is 1 where r_ij lies in bin k. With `width` = w > 0 each distance is smeared,
     P_k = ½[erf((e_k+1 - r)/√2w) - erf((e_k - r)/√2w)] between the edges e_k, and v_k becomes
     ∫ P_k(r) A(r) dr, with A the area of the sphere of radius r inside the box: 4πr², less the caps
-    beyond half an edge. An ideal gas of any number of atoms gives 1 in every bin either way.
+    beyond half an edge (of a triclinic box, half of a_x, b_y and c_z: separations lie in that
+    brick). An ideal gas of any number of atoms gives 1 in every bin either way.
 
     positions: (N, 3) [length], anywhere: distances take the nearest periodic image
-    box: (3,) edge lengths [length]
+    box: (3,) edge lengths, or (3, 3) lattice vectors in rows, lower triangular [length]
     bins: how many, of equal thickness up to `r_max`
-    r_max: at most, and by default, half the shortest edge [length]
+    r_max: at most, and by default, half the shortest edge, of a_x, b_y, c_z [length]
     width: standard deviation of the smearing [length]; 0 counts, and its gradient is zero. One to
         two bins give a smooth gradient and cost little resolution
     species, between: the kind of each atom, and the two kinds (a, b) whose distances are taken, as
@@ -53,13 +55,16 @@ def radial_distribution(
     """
     _check(bins, r_max, width)
     parts = _parts(len(positions), species, between)
-    x, edges = jnp.asarray(positions), jnp.asarray(box)
+    if triclinic(box) and not isinstance(box, Tracer):
+        check(box)
+    x, box = jnp.asarray(positions), jnp.asarray(box)
+    edges = sides(box)
     reach = jnp.min(edges) / 2 if r_max is None else jnp.asarray(r_max, edges.dtype)
     fits = _fits(reach, width, edges)
     if not isinstance(fits, Tracer) and not fits:
         raise _too_far(float(reach), width, np.asarray(edges))
     limits = reach * jnp.arange(bins + 1) / bins
-    return (limits[1:] + limits[:-1]) / 2, _distribution(x, edges, limits, bins, width, parts)
+    return (limits[1:] + limits[:-1]) / 2, _distribution(x, box, limits, bins, width, parts)
 
 
 def _kinds(species: Any) -> tuple[int, ...] | None:
@@ -170,7 +175,7 @@ def _too_far(reach: float, width: float, box: np.ndarray) -> ConfigError:
 def _distribution(x, box, limits, bins, width, parts):
     if width > 0:
         histogram, size = functools.partial(_smeared, limits, width), bins
-        shells = jnp.diff(_smeared_volume(limits, box / 2, width))
+        shells = jnp.diff(_smeared_volume(limits, sides(box) / 2, width))
     else:
         histogram, size = functools.partial(_counted, limits[-1] / bins, bins), 1
         shells = 4 / 3 * math.pi * jnp.diff(limits**3)
@@ -182,8 +187,8 @@ def _distribution(x, box, limits, bins, width, parts):
         counts = among(parts[0]) if parts else _pairs(x, box, histogram, size)
         many = len(parts[0]) if parts else len(x)
         ordered = many * (many - 1)
-    g = 2 * counts / shells * (jnp.prod(box) / max(ordered, 1))
-    return jnp.where(_fits(limits[-1], width, box), g, jnp.nan).astype(limits.dtype)
+    g = 2 * counts / shells * (volume(box) / max(ordered, 1))
+    return jnp.where(_fits(limits[-1], width, sides(box)), g, jnp.nan).astype(limits.dtype)
 
 
 def _pairs(x, box, histogram, width):
@@ -197,14 +202,16 @@ def _pairs(x, box, histogram, width):
     rows = max(1, min(offsets, BLOCK // (n * width)))
     blocks = -(-offsets // rows)
 
+    def plane(first, k):  # three of them rather than one array of vectors: nothing is transposed
+        partners = jnp.tile(jnp.roll(x[:, k], -first), rows + 1)[: rows * (n + 1)]
+        return partners.reshape(rows, n + 1)[:, :n] - x[:, k]
+
     @jax.checkpoint
     def block(first):
         offset = first + jnp.arange(rows)[:, None]
         square = jnp.zeros((rows, n), x.dtype)
-        for k in range(3):  # three planes rather than one array of vectors: nothing is transposed
-            partners = jnp.tile(jnp.roll(x[:, k], -first), rows + 1)[: rows * (n + 1)]
-            d = partners.reshape(rows, n + 1)[:, :n] - x[:, k]
-            square += (d - box[k] * jnp.round(d / box[k])) ** 2
+        for d in _folded(functools.partial(plane, first), box):
+            square += d**2
         apart = square > 0  # coincident atoms have no gradient, but count
         distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), 0)
         # With N even, half a turn meets every pair twice.
@@ -215,6 +222,14 @@ def _pairs(x, box, histogram, width):
         return block(1)
     total = jnp.zeros_like(jax.eval_shape(block, 1))
     return jax.lax.scan(lambda t, b: (t + block(1 + rows * b), None), total, jnp.arange(blocks))[0]
+
+
+def _folded(plane, box):
+    """x, y and z of the nearest images, from `plane` of each axis."""
+    if triclinic(box):
+        return nearest_planes(map(plane, range(3)), box, 1 / sides(box))
+    each = ((plane(k), box[k]) for k in range(3))
+    return (d - edge * jnp.round(d / edge) for d, edge in each)
 
 
 def _counted(thickness, bins, distance, present):

@@ -13,14 +13,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._errors import ConfigError
+from ._box import Edges, fractions, inverse, triclinic, volume, wave_vectors
 
 Charges = Float[Array, " atoms"]
 Places = Float[Array, "atoms 3"]
-Edges = Float[Array, "3"]
 
 
 class AbstractReciprocal(eqx.Module):
-    """U = (1/2V) Σ_{k≠0} (4π/k²) e^(-k²/4α²) |S(k)|²,  S(k) = Σ_i q_i e^(ik·x_i), k = 2πn/L."""
+    """U = (1/2V) Σ_{k≠0} (4π/k²) e^(-k²/4α²) |S(k)|²,  S(k) = Σ_i q_i e^(ik·x_i), k = 2πh⁻¹n, which
+    is 2πn/L for edges L."""
 
     @abstractmethod
     def energy(self, charges: Charges, positions: Places, box: Edges, alpha: float) -> Array:
@@ -57,16 +58,39 @@ class Ewald(AbstractReciprocal):
         """Waves that differ in signs alone count together: the sum of their |S|² is that of the
         eight T², T = Σ_i q_i f(k_x x) g(k_y y) h(k_z z) with a cosine or a sine for f, g and h, as
         often as there are waves. T is a matrix product over the atoms, as are its derivatives."""
+        if triclinic(box):
+            return self._of_vectors(charges, positions, box, alpha)
         times, size = self._times(), self.waves + 1
         k = [2 * math.pi / edge * np.arange(size) for edge in box]
         squared = (k[0] ** 2)[:, None, None] + (k[1] ** 2)[:, None] + k[2] ** 2
         squared = jnp.where(times > 0, squared, 1)
         strength = times * jnp.exp(-squared / (4 * alpha**2)) / squared
-        x, y, z = (self._along(angle) for angle in (2 * math.pi * positions / box).T)
-        xy = (charges[:, None] * x)[:, :, None] * y[:, None, :]
-        sums = (xy.reshape(len(charges), -1).T @ z).reshape(2, size, 2, size, 2, size)
+        sums = self._sums(charges, 2 * math.pi * positions / box)
         total = jnp.sum(strength * jnp.sum(sums * sums, axis=(0, 2, 4)))
         return 4 * math.pi / jnp.prod(box) * total
+
+    def _sums(self, charges: Charges, angles: Array) -> Array:
+        """T of all f, g, h and all lengths of n: (2, size, 2, size, 2, size)."""
+        size = self.waves + 1
+        x, y, z = (self._along(angle) for angle in angles.T)
+        xy = (charges[:, None] * x)[:, :, None] * y[:, None, :]
+        return (xy.reshape(len(charges), -1).T @ z).reshape(2, size, 2, size, 2, size)
+
+    def _of_vectors(self, charges: Charges, positions: Places, box: Edges, alpha: float) -> Array:
+        """Where the signs of n tell: S of n₃ ≥ 0 and each sign of n₁ and n₂ from the same T. Waves
+        without some n_a come up several times, with as much less weight."""
+        times = self._times()
+        t = self._sums(charges, 2 * math.pi * fractions(positions, box)).transpose(0, 2, 4, 1, 3, 5)
+        n = np.stack(np.meshgrid(*[np.arange(self.waves + 1.0)] * 3, indexing="ij"), axis=-1)
+        total = jnp.zeros((), positions.dtype)
+        for s, u in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+            k = wave_vectors(jnp.asarray(n * (s, u, 1), positions.dtype), box)
+            squared = jnp.where(times > 0, jnp.sum(k * k, axis=-1), 1)
+            real = t[0, 0, 0] - s * u * t[1, 1, 0] - s * t[1, 0, 1] - u * t[0, 1, 1]
+            imaginary = s * t[1, 0, 0] + u * t[0, 1, 0] + t[0, 0, 1] - s * u * t[1, 1, 1]
+            strength = times / 4 * jnp.exp(-squared / (4 * alpha**2)) / squared
+            total = total + jnp.sum(strength * (real**2 + imaginary**2))
+        return 4 * math.pi / volume(box) * total
 
     def _along(self, angle: Array) -> Array:
         """cos nφ and sin nφ, n = 0 to `waves`, of angles (atoms,): (atoms, 2 (1 + waves))."""
@@ -80,7 +104,8 @@ class Ewald(AbstractReciprocal):
 
     def error(self, box: np.ndarray, alpha: float) -> float:
         most = self.n_squared if self.n_squared is not None else self.waves**2 + 1
-        k = 2 * math.pi * math.sqrt(most) / float(np.max(box))
+        longest = np.linalg.norm(box, 2) if triclinic(box) else np.max(box)  # |n| < |k| of these
+        k = 2 * math.pi * math.sqrt(most) / float(longest)
         return math.exp(-((k / (2 * alpha)) ** 2))
 
 
@@ -118,11 +143,11 @@ class PME(AbstractReciprocal):
         if self.mesh[2] % 2 == 0:
             last[-1] = 1
         power = waves.real**2 + waves.imag**2
-        return 2 * math.pi / jnp.prod(box) * jnp.sum(strength * last * power)
+        return 2 * math.pi / volume(box) * jnp.sum(strength * last * power)
 
     def _spread(self, charges: Charges, positions: Places, box: Edges) -> Array:
         """Charges on the mesh, (mesh)."""
-        u = positions / box
+        u = fractions(positions, box)
         scaled = (u - jnp.floor(jax.lax.stop_gradient(u))) * jnp.asarray(self.mesh, u.dtype)
         cell = jax.lax.stop_gradient(jnp.floor(scaled))
         weights = _spline(scaled - cell, self.order)
@@ -138,8 +163,13 @@ class PME(AbstractReciprocal):
         """e^(-k²/4α²)/k² over the splines' own transform, 0 at k = 0."""
         counts = [np.fft.fftfreq(m, 1 / m) for m in self.mesh]
         counts[2] = np.arange(self.mesh[2] // 2 + 1.0)
-        k = [2 * math.pi * c / box[a] for a, c in enumerate(counts)]
-        squared = k[0][:, None, None] ** 2 + k[1][:, None] ** 2 + k[2] ** 2
+        if triclinic(box):
+            i, (x, y, z) = 2 * math.pi * inverse(box), np.meshgrid(*counts, indexing="ij")
+            along = i[0, 0] * x, i[1, 0] * x + i[1, 1] * y, i[2, 0] * x + i[2, 1] * y + i[2, 2] * z
+            squared = along[0] ** 2 + along[1] ** 2 + along[2] ** 2
+        else:
+            k = [2 * math.pi * c / box[a] for a, c in enumerate(counts)]
+            squared = k[0][:, None, None] ** 2 + k[1][:, None] ** 2 + k[2] ** 2
         nonzero = np.ones(squared.shape, bool)
         nonzero[0, 0, 0] = False
         safe = jnp.where(nonzero, squared, 1)
@@ -149,7 +179,8 @@ class PME(AbstractReciprocal):
         return jnp.where(nonzero, jnp.exp(-safe / (4 * alpha**2)) / safe, 0) / whole
 
     def error(self, box: np.ndarray, alpha: float) -> float:
-        spacing = float(np.max(np.asarray(box) / self.mesh))
+        edges = np.linalg.norm(box, axis=1) if triclinic(box) else np.asarray(box)
+        spacing = float(np.max(edges / self.mesh))
         return (alpha * spacing / 1.8) ** self.order
 
 

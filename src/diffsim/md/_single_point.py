@@ -9,10 +9,12 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
 from .._simulation import AbstractSimulation
+from ._box import Edges, check, members, of_vectors, triclinic, volume
 from ._cubic import CubicCrystal
 from ._dynamics import check_overlap
 from ._potential import AbstractPotential
@@ -26,11 +28,11 @@ CRYSTAL = {"lattice_constant": "length", **dict.fromkeys(("C11", "C12", "C44"), 
 
 
 class Configuration(eqx.Module):
-    """One structure: positions (atoms, 3), box (3,), and its neighbours where a potential has
-    some."""
+    """One structure: positions (atoms, 3), box (3,) or (3, 3), and its neighbours where a potential
+    has some."""
 
     positions: Float[Array, "atoms 3"]
-    box: Float[Array, "3"]
+    box: Edges
     neighbours: Any = None
 
 
@@ -39,7 +41,8 @@ class SinglePoint(AbstractSimulation):
 
     A simulation without motion, so that a `Problem` with `Schedule(steps=1)` fits energies, forces
     and virials, beside any other problem's targets: conditions are the structures, one each.
-    `init(params, key, positions=, box=)` takes positions (atoms, 3) and box (3,) [length].
+    `init(params, key, positions=, box=)` takes positions (atoms, 3) and box (3,), or (3, 3)
+    lattice vectors [length].
 
     Observables: `potential_energy`, `energy_per_atom`, `forces` (atoms, 3), `virial` (for pair
     potentials Σ r·f; NaN where the potential has none) and `pressure`, of the virial alone. With a
@@ -79,11 +82,13 @@ class SinglePoint(AbstractSimulation):
         del conditions
         if self.offset is not None and self.offset not in params:
             raise ConfigError("no such parameter", key="offset", value=self.offset, allowed=params)
-        self.potential.check(self._own(params), np.asarray(box))
+        boxes = members(box, positions)
+        for each in np.unique(boxes, axis=0):
+            self.potential.check(self._own(params), each)
         for key, value in {"positions": positions, "box": box}.items():
             if not np.all(np.isfinite(np.asarray(value))):
                 raise ConfigError("must be finite", key=key)
-        check_overlap(np.asarray(positions), np.asarray(box))
+        check_overlap(np.asarray(positions), boxes)
 
     def _own(self, params: PyTree) -> PyTree:
         """The potential's parameters."""
@@ -95,6 +100,8 @@ class SinglePoint(AbstractSimulation):
         self, params: PyTree, key: PRNGKeyArray, *, positions: Any, box: Any
     ) -> Configuration:
         del key
+        if not isinstance(box, Tracer):
+            check(box)
         positions = jnp.asarray(positions)
         box = jnp.asarray(box, positions.dtype)
         neighbours = self.potential.allocate(self._own(params), positions, box)
@@ -111,7 +118,7 @@ class SinglePoint(AbstractSimulation):
         energy = thermo.energy
         if self.offset is not None:
             energy = energy + atoms * params[self.offset]
-        pressure = thermo.virial / (3 * jnp.prod(state.box)) * self.unit_system.pressure_factor
+        pressure = thermo.virial / (3 * volume(state.box)) * self.unit_system.pressure_factor
         return self._of_crystal(params) | {
             "potential_energy": energy,
             "energy_per_atom": energy / atoms,
@@ -134,13 +141,14 @@ class SinglePoint(AbstractSimulation):
 class Structures:
     """Frames of an extended xyz file with as many atoms each, and what was computed for them.
 
-    positions: (frames, atoms, 3); box: (frames, 3) [length]; energy: (frames,) [energy]; forces:
-    (frames, atoms, 3) [energy/length]; virial: (frames,) [energy], Σ r·f, minus the volume times
-    the trace of ASE's stress; None where the file has none.
+    positions: (frames, atoms, 3); box: (frames, 3), or (frames, 3, 3) where one is triclinic
+    [length]; energy: (frames,) [energy]; forces: (frames, atoms, 3) [energy/length]; virial:
+    (frames,) [energy], Σ r·f, minus the volume times the trace of ASE's stress; None where the file
+    has none.
     """
 
     positions: Float[np.ndarray, "frames atoms 3"]
-    box: Float[np.ndarray, "frames 3"]
+    box: Float[np.ndarray, "frames 3"] | Float[np.ndarray, "frames 3 3"]
     species: tuple[str, ...]
     energy: Float[np.ndarray, " frames"] | None
     forces: Float[np.ndarray, "frames atoms 3"] | None
@@ -150,8 +158,10 @@ class Structures:
 def load_structures(path: str | Path, units: str | UnitSystem = "metal") -> Structures:
     """All frames of an extended xyz file, its numbers taken as eV and angstrom.
 
-    Raises ConfigError for a file that is missing or malformed, boxes that are not orthorhombic, and
-    frames of different atoms, which no batch can hold: fit them as problems of their own.
+    Lattices whose vectors are not along the axes are turned, positions and forces with them, until
+    a is along x and b in the plane of x and y. Raises ConfigError for a file that is missing or
+    malformed, boxes that are flat or left-handed, and frames of different atoms, which no batch can
+    hold: fit them as problems of their own.
     """
     path, system = Path(path), unit_system(units)
     frames = _frames(path)
@@ -159,20 +169,22 @@ def load_structures(path: str | Path, units: str | UnitSystem = "metal") -> Stru
     for number, frame in enumerate(frames):
         if tuple(frame.get_chemical_symbols()) != first:
             raise _refuse(path, f"frame {number} has other atoms than frame 0")
-        cell = np.asarray(frame.cell)
-        if np.abs(cell - np.diag(np.diagonal(cell))).max() > 1e-10 or np.diagonal(cell).min() <= 0:
-            raise _refuse(path, f"frame {number} has a box that is not orthorhombic")
     length, energy = (
         1.0 if system.reduced else system.convert(1.0, unit, quantity)
         for unit, quantity in (("angstrom", "length"), ("eV", "energy"))
     )
+    boxes, turns = zip(
+        *(_box(frame, number, path) for number, frame in enumerate(frames)), strict=True
+    )
+    if any(map(triclinic, boxes)):
+        boxes = [each if triclinic(each) else np.diag(each) for each in boxes]
     every = lambda name: [_computed(frame, name) for frame in frames]  # noqa: E731
     return Structures(
-        length * np.stack([frame.positions for frame in frames]),
-        length * np.stack([np.diagonal(np.asarray(frame.cell)) for frame in frames]),
+        length * np.stack([_turned(f.positions, r) for f, r in zip(frames, turns, strict=True)]),
+        length * np.stack(boxes),
         first,
         _scaled(every("energy"), energy),
-        _scaled(every("forces"), energy / length),
+        _scaled(list(map(_turned, every("forces"), turns)), energy / length),
         _scaled(every("virial"), energy),
     )
 
@@ -199,6 +211,18 @@ def _frames(path: Path) -> list[Any]:
     if not isinstance(frames, list) or not frames:
         raise _refuse(path, "holds no frame")
     return frames
+
+
+def _box(frame: Any, number: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        return of_vectors(np.asarray(frame.cell))
+    except ConfigError as error:
+        raise _refuse(path, f"frame {number} has a box that {error.cause}") from error
+
+
+def _turned(vectors: Any, turn: np.ndarray) -> Any:
+    """(atoms, 3) in the axes of the box; as they are where these are the file's."""
+    return vectors if vectors is None or np.all(turn == np.eye(3)) else vectors @ turn
 
 
 def _computed(frame: Any, name: str) -> Any:

@@ -8,23 +8,25 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ._box import Edges
+
 
 class State(eqx.Module):
     """Atoms in motion, in the units of the simulation's unit system.
 
     positions, velocities: (atoms, 3), positions unwrapped; forces: (atoms, 3), a cache of the
-    potential's forces at `positions`; masses: (atoms,) in energy time²/length²; box: (3,) edges;
-    step: the number of steps taken; kT: () [energy], key and kinetic: of thermostatted ensembles
-    (`kinetic`: kinetic energy right after the noise); neighbours: of potentials that need them;
-    features: of samples, what the potential keeps of them; bath: what a thermostat or barostat has
-    for variables of its own.
+    potential's forces at `positions`; masses: (atoms,) in energy time²/length²; box: (3,) edges,
+    or (3, 3) lattice vectors in rows, lower triangular [length]; step: the number of steps taken;
+    kT: () [energy], key and kinetic: of thermostatted ensembles (`kinetic`: kinetic energy right
+    after the noise); neighbours: of potentials that need them; features: of samples, what the
+    potential keeps of them; bath: what a thermostat or barostat has for variables of its own.
     """
 
     positions: Float[Array, "atoms 3"]
     velocities: Float[Array, "atoms 3"]
     forces: Float[Array, "atoms 3"]
     masses: Float[Array, " atoms"]
-    box: Float[Array, "3"]
+    box: Edges
     step: Int[Array, ""]
     kT: Float[Array, ""] | None = None
     key: PRNGKeyArray | None = None

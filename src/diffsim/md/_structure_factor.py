@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._errors import ConfigError
+from ._box import triclinic
 from ._observable import AbstractObservable
 from ._state import State
 
@@ -39,6 +40,12 @@ class StructureFactor(AbstractObservable):
     def __call__(self, params: PyTree, state: State) -> Float[Array, " shells"]:
         del params
         vectors, shell, counts, _ = _shells(self.largest)
+        if triclinic(state.box):
+            raise ConfigError(
+                "is triclinic, where waves of one |n|² differ in length",
+                key="box",
+                allowed="(3,) edges",
+            )
         phase = 2 * math.pi * (state.positions / state.box) @ jnp.asarray(vectors.T, float)
         power = jnp.sum(jnp.cos(phase), axis=0) ** 2 + jnp.sum(jnp.sin(phase), axis=0) ** 2
         sums = jnp.zeros(len(counts), power.dtype).at[shell].add(power)

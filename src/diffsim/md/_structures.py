@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 
 from .._errors import ConfigError
 from .._units import convert
+from ._box import Box, check, of_vectors, wrapped
 from ._units import UnitSystem
 
 if TYPE_CHECKING:
@@ -123,14 +124,14 @@ def _spread(axes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 class Structure:
     """Atoms in a periodic box, as read from a file.
 
-    positions: (N, 3) in [0, box) [length]
-    box: (3,) edge lengths [length]
+    positions: (N, 3) inside of the box [length]
+    box: (3,) edge lengths, or (3, 3) lattice vectors in rows, lower triangular [length]
     species: N chemical symbols
     masses: (N,) [mass]
     """
 
     positions: Float[np.ndarray, "atoms 3"]
-    box: Float[np.ndarray, "3"]
+    box: Box
     species: tuple[str, ...]
     masses: Float[np.ndarray, "atoms"]
 
@@ -138,7 +139,7 @@ class Structure:
 def load_structure(
     path: str | Path,
     *,
-    box: Sequence[float] | Float[np.ndarray, "3"] | None = None,
+    box: Sequence[float] | Box | None = None,
     frame: int = -1,
     units: UnitSystem | None = None,
 ) -> Structure:
@@ -146,31 +147,40 @@ def load_structure(
 
     The box is the file's `Lattice`, or its second line `cell: 10 10 10` as NIST writes it, or
     `box` where the file has none. Whatever the file says of boundaries, all three are periodic.
-    Masses are the file's, or else those of the elements.
+    Masses are the file's, or else those of the elements. A lattice whose vectors are not along the
+    axes is turned, its atoms with it, until a is along x and b in the plane of x and y.
 
     path: a file whose name ends in .xyz or .extxyz
-    box: edge lengths [length], over the file's own
+    box: edge lengths, or lattice vectors (3, 3) [length], over the file's own
     frame: which one of several; the last by default
     units: what to convert the numbers to, taking those of the file as angstrom and dalton;
         reduced units, and None, leave them as they stand
 
     Raises ConfigError in one line for a file that is missing or malformed (with its line), and for
-    a box that is missing or not orthorhombic.
+    a box that is missing, flat or left-handed.
     """
     path = Path(path)
     text = _read(path)
     atoms = _parse(text, path, frame)
-    edges = _edges(box, "box") if box is not None else _file_box(atoms, text, path)
+    if box is not None:
+        given, turn = check(box) if np.ndim(box) == 2 else _edges(box, "box"), np.eye(3)  # pyright: ignore
+    else:
+        given, turn = _file_box(atoms, text, path)
     positions, masses = np.asarray(atoms.positions), np.asarray(atoms.get_masses())
+    if np.any(turn != np.eye(3)):
+        positions = positions @ turn
     if len(atoms) == 0 or not np.all(np.isfinite(positions)):
         raise _malformed(path, "has no atoms" if len(atoms) == 0 else _bad_line(text))
     if units is not None and not units.reduced:
-        edges = edges if box is not None else units.convert(edges, "angstrom", "length")
+        given = given if box is not None else units.convert(given, "angstrom", "length")
         positions = units.convert(positions, "angstrom", "length")
         masses = units.convert(masses, "dalton", "mass")
-    wrapped = np.mod(positions, edges)
-    wrapped = np.where(wrapped < edges, wrapped, 0.0)  # mod rounds -1e-17 up to the edge itself
-    return Structure(wrapped, edges, tuple(atoms.get_chemical_symbols()), masses)
+    if given.ndim == 2:
+        inside = np.asarray(wrapped(positions, given))
+    else:
+        inside = np.mod(positions, given)
+        inside = np.where(inside < given, inside, 0.0)  # mod rounds -1e-17 up to the edge itself
+    return Structure(inside, given, tuple(atoms.get_chemical_symbols()), masses)
 
 
 def _read(path: Path) -> str:
@@ -207,15 +217,15 @@ def _cell_line(text: str) -> np.ndarray | None:
         return np.full(3, np.nan)
 
 
-def _file_box(atoms: "ase.Atoms", text: str, path: Path) -> np.ndarray:
+def _file_box(atoms: "ase.Atoms", text: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
     line = _cell_line(text)
     cell = np.diag(line) if line is not None else np.asarray(atoms.cell)
-    edges = np.diagonal(cell).copy()
     if not np.any(cell):
         raise _malformed(path, "names no box: add Lattice=... to its second line, or give one")
-    if not np.all(edges > 0) or np.abs(cell - np.diag(edges)).max() > 1e-10 * edges.max():
-        raise _malformed(path, "has a box that is not orthorhombic along x, y and z")
-    return edges
+    try:
+        return of_vectors(cell)
+    except ConfigError as error:
+        raise _malformed(path, f"has a box that {error.cause}") from error
 
 
 def _bad_line(text: str) -> str:
