@@ -62,7 +62,7 @@ def unchecked():
 
 def nist(config: int) -> tuple[np.ndarray, np.ndarray]:
     structure = md.load_structure(DATA / f"nist_lj_config{config}.xyz")
-    return structure.positions, structure.box
+    return structure.positions, np.asarray(structure.box)
 
 
 def parameters(epsilon: float = 1.0, sigma: float = 1.0) -> dict[str, jax.Array]:

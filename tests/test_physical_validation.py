@@ -81,7 +81,7 @@ def sampled(kind: str, temperature: float, pressure: float = 0.0) -> Any:
     else:
         state["volume"] = float(np.prod(box))
     states = replicas(simulation, parameters(), REPLICAS, **start)
-    seen = equilibrium(simulation, parameters(), states, 1000, 24_000, 150, tuple(names))
+    seen = equilibrium(simulation, parameters(), states, 1_050, 24_000, 150, tuple(names))
     return data({name: np.asarray(value) for name, value in seen.items()}, **state)
 
 

@@ -26,7 +26,8 @@ from ._thermal import at_temperature, checked_relaxation, light_sample
 from ._units import UnitSystem, unit_system
 
 SHAPES = ("isotropic", "anisotropic", "triclinic")
-OF_THE_CELL = 2**32 - 1  # what sets the noise of the cell apart from that of the atoms
+# What sets the noise of the cell, and that of its shape, apart from that of the atoms.
+OF_THE_CELL, BENT = 2**32 - 1, 2**32 - 2
 MOST = 0.1  # of a logarithm of an edge, or a strain, in one move: what is more is a failure
 
 
@@ -205,38 +206,48 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
 
     def _scale(self, params: PyTree, state: State) -> Array:
         """By what the edges grow, (3,)."""
-        assert state.kT is not None and state.bath is not None
-        kT, size = state.kT, volume(state.box)
-        thermal, held = self._bodies(state) * kT, state.bath.pressure
-        speed, time, count = self._pace(state)
+        assert state.kT is not None
+        thermal, size = self._bodies(state) * state.kT, volume(state.box)
         if self.shape == "isotropic":
             virial = self._thermo(params, state).virial - self._within(params, state)
-            excess = (thermal + virial / 3) / size - held
-            root = jnp.sqrt(size)
-            noise = (self._noise(state, count, ()) + self._noise(state, count + 1, ())) / 2
-            drift = 0.5 * speed * root * (excess + kT / (2 * size)) * time
-            change = drift + jnp.sqrt(0.5 * kT * speed * time) * noise
-            logarithms = 2 / 3 * jnp.log1p(jnp.maximum(change / root, -0.5)) * jnp.ones(3)
+            logarithms = self._growth(state, (thermal + virial / 3) / size) * jnp.ones(3)
         else:
-            excess = (thermal + self._virials(params, state)) / size - held
-            noise = self._noise(state, count, (3,))
-            spread = jnp.sqrt(2 / 3 * kT * speed * time / size)
-            logarithms = speed / 3 * excess * time + spread * noise
+            stress = (thermal + self._virials(params, state)) / size
+            change = self._change_of_shape(state, stress, self._noise(state, BENT, (3,)))
+            logarithms = self._growth(state, jnp.mean(stress)) + change - jnp.mean(change)
         return jnp.exp(jnp.clip(logarithms, -MOST, MOST)).astype(state.box.dtype)
 
-    def _pace(self, state: State) -> tuple[float, float, Array]:
-        """β_T/τ, the time between moves, and how many there were."""
+    def _growth(self, state: State, pressure: Array) -> Array:
+        """What the volume's move adds to the logarithm of each edge, ()."""
+        assert state.kT is not None and state.bath is not None
+        speed, time = self._pace()
+        size, kT = volume(state.box), state.kT
+        root, excess = jnp.sqrt(size), pressure - state.bath.pressure
+        noise = self._noise(state, OF_THE_CELL, ()) + self._noise(state, OF_THE_CELL, (), 1)
+        drift = 0.5 * speed * root * (excess + kT / (2 * size)) * time
+        change = drift + jnp.sqrt(0.5 * kT * speed * time) * noise / 2
+        return 2 / 3 * jnp.log1p(jnp.maximum(change / root, -0.5))
+
+    def _change_of_shape(self, state: State, stress: Array, noise: Array) -> Array:
+        """Strains by stress and noise at the volume as it is; what they add to it is to be taken
+        off. The volume has a move of its own, whose noise is even: in one step with these, eight
+        atoms that move fifty times in τ had a volume 0.5 % too small."""
+        assert state.kT is not None
+        speed, time = self._pace()
+        spread = jnp.sqrt(2 / 3 * state.kT * speed * time / volume(state.box))
+        return speed / 3 * stress * time + spread * noise
+
+    def _pace(self) -> tuple[float, float]:
+        """β_T/τ, and the time between moves."""
         speed = self.compressibility * self.unit_system.pressure_factor / self.relaxation
-        return speed, self.every * self.dt, (state.step + 1) // self.every
+        return speed, self.every * self.dt
 
     def _sheared(self, params: PyTree, state: State) -> State:
         """All of the box strained, and turned back to be lower triangular, its atoms along."""
-        assert state.kT is not None and state.bath is not None
-        speed, time, count = self._pace(state)
-        held, noise = state.bath.pressure, self._noise(state, count, (3, 3))
-        excess = self._stress(params, state) - held * jnp.eye(3, dtype=held.dtype)
-        spread = jnp.sqrt(2 / 3 * state.kT * speed * time / volume(state.box))
-        strain = speed / 3 * excess * time + spread * (noise + noise.T) / 2
+        stress, noise = self._stress(params, state), self._noise(state, BENT, (3, 3))
+        change = self._change_of_shape(state, stress, (noise + noise.T) / 2)
+        more = self._growth(state, jnp.trace(stress) / 3) - jnp.trace(change) / 3
+        strain = change + more * jnp.eye(3, dtype=change.dtype)
         wider, turn = grown(jnp.clip(strain, -MOST, MOST).astype(state.box.dtype))
         within = self._offsets(state)
         positions = times(state.positions - within, wider)
@@ -281,9 +292,11 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
             return 0.0
         return jnp.sum(self._forces(params, state) * self._offsets(state))
 
-    def _noise(self, state: State, count: Array, shape: tuple[int, ...]) -> Array:
+    def _noise(self, state: State, what: int, shape: tuple[int, ...], later: int = 0) -> Array:
+        """Of this move of the box, or of a later one."""
         assert state.key is not None
-        key = jax.random.fold_in(jax.random.fold_in(state.key, OF_THE_CELL), count)
+        count = (state.step + 1) // self.every + later
+        key = jax.random.fold_in(jax.random.fold_in(state.key, what), count)
         return jax.random.normal(key, shape, state.box.dtype)
 
     def _virials(self, params: PyTree, state: State) -> Array:
