@@ -52,10 +52,11 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
     dh₀ the measure over shapes h₀ = h/V^⅓ that no strain changes (Martyna, Tobias & Klein 1994,
     doi:10.1063/1.467468: det(h)^(N-2) d⁹h): over the six numbers exp(-(Φ + P V)/kT) V^N/(b_y c_z²).
     On the group of matrices that measure has no drift of its own, and that of the noise, which goes
-    as 1/V, cancels against the N + 1 of V^(N+1) dh₀ d ln V. So ⟨P_int⟩ = P
-    exactly, and ⟨P_ab⟩ = P δ_ab but for -2kT⟨1/V⟩ of xx and as much more of zz, as a and c are
-    turned by what is above the diagonal. A liquid does not resist shear: its box would lean and
-    flatten until it is too small.
+    as 1/V, cancels against the N + 1 of V^(N+1) dh₀ d ln V. So ⟨P_int⟩ = P exactly, and ⟨P_ab⟩ =
+    P δ_ab but for -2kT⟨1/V⟩ of xx and as much more of zz, as a and c are turned by what is above
+    the diagonal. A liquid does not resist shear: its box would lean and flatten until it is too
+    small.
+    Of every shape the volume moves as in the isotropic case, and then the shape at that volume.
 
     With `constraints` it is molecules that the box moves, by their centres of mass, as they are:
     N counts molecules and free atoms, P_int = (N kT + W/3)/V with the virial of the centres,
