@@ -33,6 +33,7 @@ def units() -> Any:
     names = ("energy", "length", "volume", "temperature", "pressure", "time")
     given: dict[str, Any] = {f"{name}_str": name for name in names}
     given |= {f"{name}_conversion": 1.0 for name in names}
+    given["pressure_conversion"] = 1 / 6.022140857e-2  # the library's P V is in bar nm³ a molecule
     return library().data.UnitData(kb=1.0, **given)
 
 
