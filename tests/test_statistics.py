@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.signal import lfilter
 
 from diffsim._errors import ConfigError
-from diffsim._statistics import blocking, effective_sample_size
+from diffsim._statistics import blocking, controlled_mean, effective_sample_size
 
 SEEDS = 400
 
@@ -201,3 +201,23 @@ def test_the_error_scales_and_does_not_shift(scale, shift, samples, seed):
     assert moved.mean == pytest.approx(scale * (plain.mean + shift), rel=1e-9, abs=1e-9 * scale)
     assert moved.stderr == pytest.approx(scale * plain.stderr, rel=1e-6)
     assert moved.effective_samples == pytest.approx(plain.effective_samples, rel=1e-6)
+
+
+def test_a_control_takes_its_share_of_the_scatter():
+    rng = np.random.default_rng(21)
+    control = 300 + 9 * rng.standard_normal((4000, 8))
+    values = 2 + 0.05 * (control - 300) + 0.1 * rng.standard_normal((4000, 8))
+    found = np.array([controlled_mean(y, c, 300.0) for y, c in zip(values, control, strict=True)])
+    mean, error = found.T
+    assert np.mean(mean) == pytest.approx(2.0, abs=4 * np.std(mean) / 4000**0.5)
+    plain = np.mean(values, axis=1)
+    assert np.std(mean) < 0.35 * np.std(plain)  # 0.05 · 9 = 0.45 beside 0.1
+    assert np.mean(error**2) == pytest.approx(np.var(mean), rel=0.1)
+
+
+def test_the_plain_mean_where_no_line_can_be_told():
+    y = np.array([1.0, 3.0, 2.0, 4.0])
+    plain = pytest.approx((2.5, np.std(y, ddof=1) / 2))
+    assert controlled_mean(y, y, 0.0) == plain  # four values
+    assert controlled_mean(np.tile(y, 2), np.ones(8), 0.0)[0] == 2.5  # one temperature
+    assert controlled_mean(y[:1], y[:1], 0.0) == (1.0, np.inf)

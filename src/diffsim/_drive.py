@@ -202,7 +202,7 @@ def _chunks(
 ) -> Iterator[Chunk]:
     """Chunks of as many saves as `blocks` says, `stride` apart in number, each under the laws;
     `advance(states, taken, saves, view)` runs one."""
-    names = observables_of(laws, available_observables(simulation, params, states))
+    names = observables_of(laws, available_observables(simulation, params, states)) if laws else ()
     wide = View(tuple(dict.fromkeys((*view.observables, *names))), view.samples)
     start_observed, previous = observed
     if done == 0:

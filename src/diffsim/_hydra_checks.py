@@ -14,6 +14,17 @@ from ._errors import ConfigError, nearest
 SWEEPER_HINT = "search.trials=NUMBER"
 _SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # there by default, never run
 _COMMANDS = ("resume", "verify", "hydra")  # words start with them as with a key
+# what other programs call it
+_CALLED = {
+    **dict.fromkeys(("output", "output_dir", "outdir", "out", "run_dir", "dir"), "hydra.run.dir"),
+    **{name: f"schedule.{name}" for name in ("steps", "save_every")},
+    "dt": "simulation.dt",
+    "time_step": "simulation.dt",
+    "x64": "precision",
+    "processes": "scale.processes",
+    "trials": "search.trials",
+    "optimizer": "fit",
+}
 
 
 def check_words(words: Sequence[str], experiments: Sequence[str]) -> None:
@@ -30,7 +41,7 @@ def check_name(key: str, groups: Mapping[str, Sequence[str]]) -> None:
     head = re.split("[./]", key)[0]
     names = tuple(dict.fromkeys(("experiment", *groups, *KEYS, *_COMMANDS)))
     if groups and head not in names:
-        close = nearest(head, names)
+        close = _CALLED.get(head) or nearest(head, names)
         hint = "" if close is None else close + key.removeprefix(head)
         raise ConfigError("unknown key", key=key, allowed=names, suggestion=hint)
 

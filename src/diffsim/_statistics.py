@@ -116,6 +116,36 @@ def of_means(
     return Average(value, found.stderr, found.correlation_time, found.effective_samples)
 
 
+def controlled_mean(
+    values: Float[np.ndarray, " samples"],
+    control: Float[np.ndarray, " samples"],
+    known: float,
+) -> tuple[float, float]:
+    """m = ⟨y⟩ - b (⟨c⟩ - c₀): the mean of y were that of a control c what it is known to be.
+
+    b is the slope of the line through (c, y), and the error that of the line at c₀,
+    s² (1/n + (c₀ - ⟨c⟩)²/Σ(c - ⟨c⟩)²), s² from the scatter about it with n - 2 degrees of freedom:
+    of y's own scatter only the part that c does not explain is left.
+
+    values, control: of independent samples. With fewer than 5 of them, or of a constant control,
+    the plain mean and its error; of one value, an infinite error.
+
+    Returns the mean and its standard error.
+    """
+    y, c = np.asarray(values, dtype=float), np.asarray(control, dtype=float)
+    n, mean = len(y), float(np.mean(y))
+    plain = float(np.std(y, ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    off = c - np.mean(c)
+    spread = float(np.sum(off**2))
+    if n < 5 or spread == 0:
+        return mean, plain
+    slope = float(np.sum(off * y)) / spread
+    away = known - float(np.mean(c))
+    residual = y - mean - slope * off
+    variance = float(np.sum(residual**2)) / (n - 2)
+    return mean + slope * away, math.sqrt(variance * (1 / n + away**2 / spread))
+
+
 def effective_sample_size(
     log_weights: Float[np.ndarray, "..."], axis: int = 0
 ) -> Float[np.ndarray, "..."]:

@@ -220,8 +220,10 @@ def _error_function(most: float, slope: bool, small: float) -> tuple[float, ...]
     return tuple(found[: int(ends[0]) if ends.size else None].tolist())
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _series(coefficients: tuple[float, ...], t: Array) -> Array:
-    """Σ c_k T_k(t), in powers of t where these are no larger: half the work."""
+    """Σ c_k T_k(t), in powers of t where these are no larger: half the work. Its derivative is such
+    a series again: through this one it would cost twice as much, and keep every partial sum."""
     powers = np.polynomial.chebyshev.cheb2poly(coefficients)
     if np.max(np.abs(powers)) <= 2 * np.max(np.abs(coefficients)):
         total = jnp.full_like(t, powers[-1])
@@ -232,6 +234,15 @@ def _series(coefficients: tuple[float, ...], t: Array) -> Array:
     for c in coefficients[:0:-1]:
         one, other = c + 2 * t * one - other, one
     return coefficients[0] + t * one - other
+
+
+@_series.defjvp
+def _series_jvp(
+    coefficients: tuple[float, ...], primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    (t,), (dt,) = primals, tangents
+    slopes = tuple(np.polynomial.chebyshev.chebder(coefficients).tolist())
+    return _series(coefficients, t), _series(slopes, t) * dt
 
 
 class SmoothCharges(AbstractPotential):
