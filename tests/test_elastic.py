@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from diffsim import ConfigError, md
+from problems import parameters
 
 GPA = md.unit_system("metal").pressure_factor / 1e4
 SILICON = {k: jnp.asarray(v) for k, v in md.stillinger_weber_silicon().items()}
@@ -114,6 +115,21 @@ def test_a_box_comes_to_rest_and_moves_with_the_potential(cell: Any):
     h = 1e-5
     up, down = (both({**MORSE, "a": 3 + s * h})[1] for s in (1, -1))
     np.testing.assert_allclose(slopes["a"], (up - down) / (2 * h), rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("truncation", ["cut", "shift"])
+def test_a_crystal_with_a_tail_is_without_pressure_and_has_the_energy_of_its_potential(truncation):
+    potential, crystal = md.LennardJones(2.2, truncation, tail=True), md.CubicCrystal("fcc", 1.55)
+    params, (x, box, _) = parameters(), crystal.structure(2.2)
+    found = cubic(crystal, potential, params)
+    size = float(found.lattice_constant) / crystal.edge
+    energy = potential.energy(params, size * x, size * box)
+    assert float(found.energy_per_atom) * len(x) == pytest.approx(float(energy), rel=1e-12)
+    virial = float(potential.virial(params, size * x, size * box))
+    assert virial == pytest.approx(0.0, abs=1e-8 * abs(float(energy)))
+    rest = md.minimise(potential, params, x, box, cell="isotropic", tolerance=1e-9)
+    np.testing.assert_allclose(rest.box, size * box, rtol=1e-8)
 
 
 @pytest.mark.slow

@@ -413,3 +413,31 @@ def test_the_names_of_a_sum_need_no_order():
     expected = sum(float(t.energy(params[n], x, box)) for n, t in terms.items())
     found = eqx.filter_jit(lambda p, x: p.energy(params, x, box))(whole, x)
     assert float(found) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "path", "precision"),
+    [
+        (36, "dense", "state"),
+        (48, "dense", "state"),
+        (36, "dense", "float32"),
+        (64, "tiles", "state"),
+        (36, "list", "state"),
+    ],
+)
+def test_atoms_do_not_see_themselves_where_positions_are_products(atoms, path, precision):
+    # x·c - x·c, contracted to one rounding, is not zero
+    x, box = md.lattice(atoms, density=0.8)
+    potential: Any = md.LennardJones(1.6, "shift", path=path, precision=precision)
+    params = parameters()
+    near = potential.allocate(params, x, box)
+
+    def at(c: Any) -> Any:
+        moved = jnp.asarray(x) * c
+        thermo = potential.thermo(params, moved, jnp.asarray(box) * c, near)
+        return thermo, potential.energy(params, moved, jnp.asarray(box) * c, near)
+
+    c = jnp.asarray(1.0173)
+    close = 1e-5 if precision == "float32" else 1e-9
+    for one, other in zip(*map(jax.tree.leaves, (jax.jit(at)(c), at(c))), strict=True):
+        np.testing.assert_allclose(one, other, rtol=close, atol=close)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 from ase.calculators.singlepoint import SinglePointCalculator
 
 import diffsim as ds
@@ -120,3 +121,59 @@ def test_what_cannot_be_is_refused(file, tmp_path):
     point = md.SinglePoint(POTENTIAL, offset="zero")
     with pytest.raises(ConfigError, match="offset"):
         point.check(parameters(), positions=jnp.zeros((1, 3)), box=np.full(3, 20.0))
+
+
+KINDS = np.arange(32) % 2
+MIXED = [(0, 0), (0, 1), (1, 1)]
+
+
+def of_three(numbers):
+    """Tables of the numbers of the three kinds of pairs."""
+    tables = np.zeros((2, 2, 2))
+    for k, (a, b) in enumerate(MIXED):
+        tables[:, a, b] = tables[:, b, a] = numbers[k], numbers[3 + k]
+    return tables
+
+
+def table_forces(numbers, x, box):
+    """-∂U/∂x of Lennard-Jones pairs of two kinds, cut at 1.7, pair by pair."""
+    epsilon, sigma = (t[KINDS][:, KINDS] for t in of_three(numbers))
+    d = x[:, None] - x[None]
+    d = d - box * np.round(d / box)
+    r = np.sqrt(np.sum(d * d, axis=2)) + 9 * np.eye(len(x))
+    s = (sigma / r) ** 6
+    f = np.where(r < 1.7, 24 * epsilon * (2 * s * s - s) / r**2, 0)
+    return np.sum(f[..., None] * d, axis=1)
+
+
+@pytest.mark.parametrize("fit", [ds.least_squares, ds.fit])
+def test_a_table_of_pairs_is_fitted_as_the_numbers_that_it_holds(fit):
+    truth = np.array([1.1, 0.7, 1.0, 1.02, 0.93, 0.92])
+    frames = [liquid(32, 0.8, seed) for seed in (1, 2)]
+    data = np.array([table_forces(truth, *frame) for frame in frames])
+    noise = 0.1
+    data = data + noise * np.random.default_rng(0).normal(size=data.shape)
+
+    def residuals(numbers):
+        return np.ravel([table_forces(numbers, *frame) for frame in frames] - data) / noise
+
+    oracle = scipy.optimize.least_squares(residuals, truth, xtol=1e-14, ftol=1e-14)
+    covariance = np.linalg.inv(oracle.jac.T @ oracle.jac)
+    if fit is ds.least_squares:
+        covariance = covariance * 2 * oracle.cost / (data.size - 6)
+    start = of_three([1.0, 0.8, 1.2, 1.0, 0.95, 0.9])
+    problem = Problem(
+        md.SinglePoint(md.LennardJones(1.7, "cut", species=KINDS)),
+        {"epsilon": Parameter(start[0]), "sigma": Parameter(start[1])},
+        [Target("forces", data, noise)],
+        Schedule(steps=1),
+        conditions={"positions": [x for x, _ in frames], "box": [box for _, box in frames]},
+    )
+    found = (
+        fit(problem) if fit is ds.least_squares else fit(problem, steps=300, uncertainty="laplace")
+    )
+    values = np.stack([found.values[name] for name in ("epsilon", "sigma")])
+    np.testing.assert_allclose(values, of_three(oracle.x), rtol=1e-3)
+    np.testing.assert_allclose(values, np.swapaxes(values, 1, 2), rtol=1e-9)
+    errors = np.sqrt(np.diag(found.uncertainty.covariance)).reshape(2, 2, 2)
+    np.testing.assert_allclose(errors, of_three(np.sqrt(np.diag(covariance))), rtol=0.02)

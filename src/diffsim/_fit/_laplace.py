@@ -15,7 +15,7 @@ from .._adjoint import Reweight
 from .._problem import Prediction
 from ._derivative import hessian
 from ._evaluate import Run, residuals_and_jacobian
-from ._uncertainty import Uncertainty, errors_of, scatter_of, shifts_of, slopes_of
+from ._uncertainty import Uncertainty, distinct_entries, errors_of, scatter_of, shifts_of, slopes_of
 
 
 def laplace(
@@ -34,9 +34,10 @@ def laplace(
     loss = lambda z: run.loss(unravel(z))[0]  # noqa: E731
     second = lambda z: hessian(loss, z, run.adjoint, run.problem.simulation)  # noqa: E731
     curvature = np.asarray(run.problem.placement.fetch(jax.jit(second)(flat)))
-    finite = bool(np.all(np.isfinite(curvature)))
-    if finite and np.all(np.linalg.eigvalsh(curvature) > 0):
-        covariance = np.linalg.inv(curvature)
+    once = distinct_entries(theta, curvature)
+    of_once = once.T @ curvature @ once
+    if np.all(np.isfinite(of_once)) and np.all(np.linalg.eigvalsh(of_once) > 0):
+        covariance = once @ np.linalg.inv(of_once) @ once.T
     else:
         covariance = np.full_like(curvature, np.nan)
     scatter = np.zeros_like(covariance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import equinox as eqx
@@ -13,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from .._problem import Problem
 from .._statistics import blocking
 
+SAME = 1e-6  # of entries of a table, and of derivatives by them
 NULL = 1e-6  # the component of a parameter in the null space of J from which it is undetermined
 
 
@@ -65,9 +67,11 @@ def estimate(
     sample's residual from the mean, (conditions, samples, ...), whose blocked scatter, carried
     through the pseudo-inverse of J and summed over independent conditions, is the statistical part.
     """
-    inverse, lost = _inverse(jacobian)
+    once = distinct_entries(theta, jacobian)
+    inverse, lost = _inverse(jacobian @ once)
+    inverse, lost = once @ inverse, once @ lost > 0
     statistical = _sampling(inverse, influences)
-    freedom = max(_count(problem, use) - jacobian.shape[1], 1)
+    freedom = max(_count(problem, use) - once.shape[1], 1)
     scatter = float(residuals @ residuals) / freedom * (inverse @ inverse.T)
     slopes = slopes_of(problem, theta)
     model = errors_of(problem, scatter, slopes)
@@ -83,6 +87,28 @@ def estimate(
         systematic=dict(systematic or {}),
         covariance=covariance,
     )
+
+
+def distinct_entries(theta: Mapping[str, jax.Array], columns: np.ndarray) -> np.ndarray:
+    """S (entries of z, independent ones), of zeros and ones: z = S y. The two of a pair of kinds in
+    a symmetric table, z_ab and z_ba, are one number where what was fitted sees their mean alone.
+
+    `columns`: derivatives by the entries of z, which are then equal for the two.
+    """
+    flat, unravel = ravel_pytree(dict(theta))
+    same = np.arange(flat.size)
+    for numbers in jax.tree.leaves(unravel(jnp.arange(flat.size, dtype=flat.dtype))):
+        if numbers.ndim != 2 or numbers.shape[0] != numbers.shape[1]:
+            continue
+        number = np.asarray(numbers).astype(int)
+        for a, b in itertools.combinations(range(len(number)), 2):
+            one, other = number[a, b], number[b, a]
+            pair, size = columns[:, [one, other]], np.max(np.abs(columns[:, one]), initial=0)
+            near = np.isclose(float(flat[one]), float(flat[other]), rtol=SAME, atol=SAME)
+            if near and np.all(np.abs(pair[:, 0] - pair[:, 1]) <= SAME * size):
+                same[other] = one
+    kept = np.unique(same)
+    return (same[:, None] == kept).astype(float)
 
 
 def sampling_errors(jacobian: np.ndarray, influences: Sequence[np.ndarray]) -> np.ndarray:

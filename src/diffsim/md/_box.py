@@ -30,6 +30,7 @@ Box = Float[Array | np.ndarray, "3"] | Float[Array | np.ndarray, "3 3"]
 Edges = Float[Array, "3"] | Float[Array, "3 3"]
 
 TILTED = 1e-10  # of the longest vector: less above the diagonal is rounding
+SAME_PLACE = 8  # roundings of an edge
 TERMS = 16  # of an exponential's series, to rounding for strains of up to a half
 
 
@@ -98,6 +99,13 @@ def nearest_planes(d: Iterable[Array], box: Any, inverse: Any) -> list[Array]:
         for axis in range(k + 1):
             d[axis] = d[axis] - turns * box[k, axis]
     return d
+
+
+def distinct(s: Array, box: Any) -> Array:
+    """Whether s = r² is more than rounding leaves between atoms at the same place. Not s > 0: a
+    compiler that contracts x·c - x·c to one rounding finds an atom that far from itself."""
+    least = SAME_PLACE * float(jnp.finfo(s.dtype).eps) * jnp.min(sides(box))
+    return s > jnp.square(least).astype(s.dtype)
 
 
 def fractions(x: Any, box: Any) -> Any:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from ._box import distinct
 from ._chosen import fetch
 from ._cluster_plan import ROW
 from ._clusters import Clusters, fractions
@@ -105,7 +106,7 @@ class _Rows:
         derivatives into NaN (jax-md#258)."""
         far = jnp.square(jnp.min(box)).astype(s.dtype)
         s = s + jnp.where(near < self.slots, jnp.zeros((), s.dtype), far)[:, None, :]
-        return jnp.where(s > 0, s, far)
+        return jnp.where(distinct(s, box), s, far)
 
     def pairs(self, positions: Array, own: Array, near: Array, box: Array, dtype: Any) -> Any:
         """x_i - x_j along each axis and s, with derivatives; positions (slots + 1, 3)."""

@@ -87,7 +87,7 @@ class CubicCrystal(eqx.Module):
         size = rest.state
         size = jnp.where(jnp.min(size * crystal.box) < 2 * (potential.reach or 0.0), jnp.nan, size)
         c = crystal.stiffness(params, size, int(np.max(sites)))
-        energy = crystal.energy(params, size, jnp.zeros(3), jnp.zeros((1, 3)))
+        energy = potential.energy(params, size * crystal.positions, size * crystal.box)
         shear = (c[0, 0] + c[1, 1] - 2 * c[0, 1]) / 4  # as symmetric as the crystal
         across = (c[0, 2] + c[1, 2]) / 2
         return Cubic(size * self.edge, energy / len(x), c[2, 2], across, shear)
@@ -112,7 +112,8 @@ class _Crystal(AbstractSimulation):
         shifts = jnp.concatenate([jnp.zeros((1, 3), shifts.dtype), shifts])
         scale = size * (1 + strain)
         x = (self.positions + shifts[self.sites]) * scale
-        return self.potential.driving_energy(params, x, self.box * scale)
+        driving = self.potential.driving_energy(params, x, self.box * scale)
+        return driving + self.potential.volume_energy(params, len(x), self.box * scale)
 
     def stiffness(self, params: PyTree, size: Array, shifting: int) -> Array:
         """The block of C for stretches along the box, (3, 3)."""

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._errors import ConfigError
-from ._box import Edges, nearest, sides
+from ._box import Edges, distinct, nearest, sides
 from ._species import Species, of_pairs
 
 Radial = Callable[[PyTree, Array], Any]
@@ -56,7 +56,7 @@ class Exclusions(eqx.Module):
         i, j = self.pairs.T
         d = separation(positions, box, i, j)
         s = jnp.sum(d * d, axis=1)
-        s = jnp.where(s > 0, s, jnp.min(sides(box)) ** 2)
+        s = jnp.where(distinct(s, box), s, jnp.min(sides(box)) ** 2)
         kinds = (None, None) if species is None else (species[i], species[j])
         return d, s, of_pairs(params, *kinds)
 

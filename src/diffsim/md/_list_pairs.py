@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from ._box import Edges, nearest_rows, sides
+from ._box import Edges, distinct, nearest_rows, sides
 from ._species import Species, of_pairs
 
 Radial = Callable[[PyTree, Array], Any]
@@ -81,7 +81,8 @@ class _Rows:
         s = jnp.sum(d * d, axis=-1)
         # What is no pair is sent beyond every cutoff: masked at r = 0 it would turn derivatives
         # into NaN (jax-md#258).
-        return d, jnp.where((index < self.atoms) & (s > 0), s, jnp.min(sides(self.box)) ** 2)
+        real = (index < self.atoms) & distinct(s, self.box)
+        return d, jnp.where(real, s, jnp.min(sides(self.box)) ** 2)
 
     def of_kinds(self, params: PyTree, kind: Array | None, near: Array) -> PyTree:
         """Parameters of the pairs of a block."""

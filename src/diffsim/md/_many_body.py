@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._errors import ConfigError
-from ._box import check_reach, known_volume, nearest, sound
+from ._box import check_reach, distinct, known_volume, nearest, sound
 from ._neighbours import Neighbours, list_functions, make
 from ._potential import AbstractPotential, Box, Positions
 
@@ -83,7 +83,7 @@ class AbstractManyBody(AbstractPotential):
         d = x[there] - x[:, None]
         d = nearest(d, box)
         s = jnp.sum(d * d, axis=-1)
-        near = (index < atoms) & (s < self.cutoff**2) & (s > 0)
+        near = (index < atoms) & (s < self.cutoff**2) & distinct(s, box)
         away = jnp.asarray([2 * self.cutoff, 0, 0], x.dtype)
         d = jnp.where(near[..., None], d, away)
         r = jnp.sqrt(jnp.where(near, s, (2 * self.cutoff) ** 2))

@@ -94,7 +94,9 @@ class Minimisation(AbstractSimulation):
             return force
 
         def stretched(e: Array) -> Array:
-            return self.potential.driving_energy(params, x * (1 + e), box * (1 + e), neighbours)
+            larger = box * (1 + e)
+            driving = self.potential.driving_energy(params, x * (1 + e), larger, neighbours)
+            return driving + self.potential.volume_energy(params, len(x), larger)
 
         pull = -jax.grad(stretched)(jnp.zeros_like(box))
         if self.cell == "isotropic":

@@ -18,7 +18,7 @@ from ._pair_engines import Path, Precision
 from ._pair_laws import AbstractPairLaw
 from ._pair_potential import AbstractPairPotential, Truncation, kinds_of
 from ._potential import Box, Positions, Thermo
-from ._species import check_tables, mixed
+from ._species import check_tables, mixed, of_no_order
 
 _RULES = {"mean": "lorentz_berthelot", "root": "geometric"}
 
@@ -101,8 +101,9 @@ class Pair(AbstractPairPotential):
         self.check_box(box)
 
     def _mixed(self, params: PyTree) -> PyTree:
+        rules = self.law.rules
         return {
-            k: mixed(v, _RULES[self.law.rules[k]]) if k in self.law.rules else jnp.asarray(v)
+            k: mixed(v, _RULES[rules[k]]) if k in rules else of_no_order(jnp.asarray(v))
             for k, v in params.items()
         }
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ._box import Edges, nearest_planes, sides, triclinic
+from ._box import Edges, distinct, nearest_planes, sides, triclinic
 from ._species import Species, of_pairs
 
 Radial = Callable[[PyTree, Array], Any]
@@ -42,7 +42,7 @@ class _Tiles:
         self.rows = _tile_rows(self.atoms)
         self.count = -(-self.atoms // self.rows)
         self.components = positions.T
-        self.triclinic = triclinic(box)
+        self.edges, self.triclinic = box, triclinic(box)
         if self.triclinic:
             self.box, self.inverse = box, 1 / sides(box)
         else:
@@ -77,7 +77,8 @@ class _Tiles:
             s = s + d * d
         # What is no pair (an atom with itself, a padded row) is sent beyond every cutoff: masked at
         # r = 0 it would turn derivatives into NaN.
-        real = s > 0
+        other = numbers[:, None] != jnp.arange(self.atoms)
+        real = other & distinct(s, self.edges)
         if self.padded.shape[1] > self.atoms:
             real = real & (numbers[:, None] < self.atoms)
         return jnp.where(real, s, self.far)

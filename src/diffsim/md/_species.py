@@ -19,16 +19,24 @@ FEW = 8  # kinds: a lookup costs 2 ns a pair whatever their number, a selection 
 
 def mixed(values: Any, rule: str) -> Array:
     """θ_ab of one number a kind (kinds,): their mean by "lorentz_berthelot", the root of their
-    product by "geometric". Numbers and tables stay as they are."""
+    product by "geometric". Numbers stay as they are, and so do tables."""
     values = jnp.asarray(values)
     if values.ndim != 1:
-        return values
+        return of_no_order(values)
     one, other = values[:, None], values[None, :]
     if rule == "lorentz_berthelot":
         return (one + other) / 2
     product = one * other
     # a kind that does not interact has ε = 0, where the root has no slope
     return jnp.where(product > 0, jnp.sqrt(jnp.where(product > 0, product, 1)), 0)
+
+
+def of_no_order(table: Array) -> Array:
+    """(θ_ab + θ_ba)/2 of a table: what it is, with derivatives that know it. Otherwise forces, which
+    are as large and opposite, would have tangents that are not, along θ_ab alone."""
+    if table.ndim != 2 or table.shape[0] != table.shape[1]:
+        return table
+    return (table + table.T) / 2
 
 
 def check_mixing(rule: str) -> None:
