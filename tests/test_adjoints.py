@@ -452,6 +452,8 @@ REFUSED = {
     "reversible thermostat": (Reversible(), "thermostat", "AbstractReversible", "Reweight"),
     "reweighted function": (Reweight(), "logistic map", "AbstractEquilibrium", "Direct"),
     "reweighted mechanics": (Reweight(), "liquid", "AbstractEquilibrium", "Reversible"),
+    "a sampler at rest": (Implicit(), "thermostat", "comes to rest", "Reweight"),
+    "mechanics at rest": (Implicit(), "liquid", "comes to rest", "Reversible"),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -41,7 +41,7 @@ class RESULTS(eqx.Enumeration):
     )
     neighbour_overflow = (
         "the neighbour list overflowed; enlarge it with simulation.enlarge(state), or run through "
-        "diffsim.drive, which does so and repeats the chunk"
+        "diffsim.fit or the command line, which do so and repeat the chunk"
     )
     box_too_small = (
         "the box shrank under twice the cutoff; take more atoms, a shorter cutoff or a lower "
@@ -81,8 +81,11 @@ class AbstractSimulation(eqx.Module):
 
     A subclass gives `init`, `step` and `observe`, all pure and differentiable in `params` and
     `state` in both modes. States are floating-point pytrees whose structure and shapes `step`
-    keeps.
+    keeps. `rests`: whether a run may come to a fixed point; motion without friction, and noise,
+    never do.
     """
+
+    rests: ClassVar[bool] = True
 
     @abstractmethod
     def init(self, params: Params, key: PRNGKeyArray, **conditions: Any) -> State:
@@ -279,6 +282,8 @@ class Integral(eqx.Module):
 
 class AbstractEquilibrium(AbstractSimulation):
     """A sampler of exp(-u(θ, x)): averages can be reweighted from one θ to another."""
+
+    rests: ClassVar[bool] = False
 
     @abstractmethod
     def reduced_energy(self, params: Params, state: State) -> Array:

@@ -66,6 +66,16 @@ class AbstractAdjoint(eqx.Module):
         """Whether its gradient can be differentiated again, forward over reverse."""
         return True
 
+    @classmethod
+    def takes(cls, sim: AbstractSimulation) -> bool:
+        """Whether a simulation has what this strategy needs."""
+        return isinstance(sim, cls.needs)
+
+    def lack(self, sim: AbstractSimulation) -> str:
+        """What a simulation that it refuses lacks."""
+        kind = type(sim).__name__
+        return f"{type(self).__name__} needs an {self.needs.__name__} and {kind} is none"
+
     def remedy(self, sim: AbstractSimulation) -> str:
         """How a simulation that it refuses may become one that it takes."""
         del sim
@@ -84,14 +94,12 @@ class AbstractAdjoint(eqx.Module):
 
     def check(self, sim: AbstractSimulation) -> None:
         """Refuse, before tracing, a simulation that lacks what this strategy needs."""
-        if isinstance(sim, self.needs):
+        if self.takes(sim):
             return
-        fitting = [a.__name__ for a in known_adjoints() if isinstance(sim, a.needs)]
         raise ConfigError(
-            f"{type(self).__name__} needs an {self.needs.__name__} and "
-            f"{type(sim).__name__} is none{self.remedy(sim)}",
+            f"{self.lack(sim)}{self.remedy(sim)}",
             key="adjoint",
-            allowed=fitting,
+            allowed=[a.__name__ for a in known_adjoints() if a.takes(sim)],
             suggestion="Direct",  # which takes any simulation
         )
 

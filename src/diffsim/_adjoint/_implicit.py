@@ -50,6 +50,14 @@ class Implicit(AbstractAdjoint):
         if not self.rtol > 0:
             raise ConfigError("must be positive", key="rtol", value=self.rtol)
 
+    @classmethod
+    def takes(cls, sim: AbstractSimulation) -> bool:
+        return sim.rests
+
+    def lack(self, sim: AbstractSimulation) -> str:
+        kind = type(sim).__name__
+        return f"Implicit needs a run that comes to rest, and one of {kind} never does"
+
     def loop(
         self,
         sim: AbstractSimulation,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -40,6 +40,8 @@ class NVE(AbstractDynamics, AbstractReversible):
     "real" or "gromacs"; `extra`, further observables; `constraints`, distances that stay as they
     are (RATTLE). `init` and observables: see `AbstractDynamics`.
     """
+
+    rests: ClassVar[bool] = False
 
     potential: AbstractPotential
     dt: float = eqx.field(static=True, converter=checked_dt)

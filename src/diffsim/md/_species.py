@@ -32,8 +32,8 @@ def mixed(values: Any, rule: str) -> Array:
 
 
 def of_no_order(table: Array) -> Array:
-    """(θ_ab + θ_ba)/2 of a table: what it is, with derivatives that know it. Otherwise forces, which
-    are as large and opposite, would have tangents that are not, along θ_ab alone."""
+    """(θ_ab + θ_ba)/2 of a table: what it is, with derivatives that know it. Along θ_ab alone the
+    tangents of two opposite forces would not be opposite."""
     if table.ndim != 2 or table.shape[0] != table.shape[1]:
         return table
     return (table + table.T) / 2

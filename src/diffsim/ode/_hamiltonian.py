@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -57,6 +57,8 @@ class HamiltonianDynamics(AbstractReversible):
     `init(params, key, y0=)`: y0 = (q, p) of length 2n. Observables: `t`, `y`, `q`, `p`, `energy`
     and those of the system.
     """
+
+    rests: ClassVar[bool] = False
 
     system: AbstractHamiltonian
     dt: float = eqx.field(static=True)

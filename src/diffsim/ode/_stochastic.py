@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -56,6 +56,8 @@ class StochasticDifferentialEquation(AbstractSimulation):
     `init(params, key, y0=, t0=0, path=None)`: `path`, such as a `diffrax.VirtualBrownianTree`,
     stands for the noise where runs of different steps are to see one path.
     """
+
+    rests: ClassVar[bool] = False
 
     drift: Callable[..., Any]
     diffusion: Callable[..., Any]
