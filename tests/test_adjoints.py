@@ -17,6 +17,7 @@ from diffsim import (
     ConfigError,
     Direct,
     FunctionSimulation,
+    Implicit,
     RecursiveCheckpoint,
     Reversible,
     Reweight,
