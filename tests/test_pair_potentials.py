@@ -1,7 +1,7 @@
 """Pair potentials on one engine: values, every derivative, every path, mixtures, exclusions."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -441,3 +441,24 @@ def test_atoms_do_not_see_themselves_where_positions_are_products(atoms, path, p
     close = 1e-5 if precision == "float32" else 1e-9
     for one, other in zip(*map(jax.tree.leaves, (jax.jit(at)(c), at(c))), strict=True):
         np.testing.assert_allclose(one, other, rtol=close, atol=close)
+
+
+class Gauss(md.AbstractPairLaw):
+    units: ClassVar = {"A": "energy", "width": "length"}
+
+    def energy(self, params: Any, r: Any) -> Any:
+        return params["A"] * jnp.exp(-((r / params["width"]) ** 2))
+
+
+@pytest.mark.parametrize("path", slow_but(["tiles"], ["dense", "tiles", "list"]))
+def test_a_law_of_ones_own_needs_an_energy_and_units(path):
+    x, box = liquid(64)
+    potential, params = md.Pair(Gauss(), 2.0, path=path), {"A": 3e4, "width": 0.8}
+    d = x[:, None] - x[None]
+    d = d - box * np.round(d / box)
+    s = np.sum(d * d, axis=2) + 99 * np.eye(64)
+    phi = np.where(s < 4, 3e4 * np.exp(-s / 0.64), 0)
+    near = potential.allocate(params, x, box)
+    assert float(potential.energy(params, x, box, near)) == pytest.approx(np.sum(phi) / 2)
+    forces = np.sum((2 / 0.64 * phi)[..., None] * d, axis=1)
+    np.testing.assert_allclose(potential.forces(params, x, box, near), forces, rtol=1e-9, atol=1e-6)

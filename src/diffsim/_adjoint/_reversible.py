@@ -32,7 +32,7 @@ class Reversible(AbstractAdjoint):
     The trajectory is run in the simulation's exact (integer) representation, so that its reversal
     meets every state again to the last bit; each step's pullback is `sim.pullback`, for molecular
     dynamics one forward-over-reverse pass. If the way back does not end on the very start, the
-    gradient is NaN rather than wrong.
+    gradient is NaN rather than wrong; fits then go on by `RecursiveCheckpoint`, and warn.
 
     **When:** long trajectories of reversible integrators. **Costs:** about the time of three to
     four forward runs; memory O(1) in the number of steps (plus what is saved). **Cannot:** forward

@@ -16,7 +16,14 @@ from .._errors import ConfigError
 
 
 class AbstractPairLaw(eqx.Module):
-    """φ(θ, r): the energy of two atoms at a distance r > 0.
+    """φ(θ, r): the energy of two atoms at a distance r > 0. A law of one's own needs `units` and
+    `energy`:
+
+        class Gauss(md.AbstractPairLaw):
+            units: ClassVar = {"A": "energy", "width": "length"}
+
+            def energy(self, params, r):
+                return params["A"] * jnp.exp(-((r / params["width"]) ** 2))
 
     `units`: the dimension of each parameter; `signed`: those that need not be positive; `rules`:
     how one number a kind makes one for each pair of kinds, "mean" or "root" (of the product).
@@ -36,9 +43,11 @@ class AbstractPairLaw(eqx.Module):
     def energy(self, params: PyTree, r: Array) -> Array:
         """φ of the parameters that `prepare` gives, entry by entry."""
 
-    @abstractmethod
     def scale(self, params: PyTree) -> Array:
-        """The size of a typical force."""
+        """The size of a typical force, from the parameters that `prepare` gives. Tiles sum forces
+        in units of it; where the largest is far from it they find that out in another pass."""
+        del params
+        return jnp.ones(())
 
     def prepare(self, params: PyTree) -> PyTree:
         """What `energy` wants, from the parameters of each pair of kinds: once, not for each pair
