@@ -108,11 +108,18 @@ def test_a_resume_writes_into_no_other_file(kind):
         TrajectoryWriter(Path("t.h5"), atoms=0, box=None, resume_at=0)
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "trajectory.h5", "restart", "figures"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("metrics.jsonl", "trajectory.h5", "restart", "figures", "figures/energy.png"),
+        *("restart/20/manifest.json", "restart_damaged/20", "profile/a/b/c"),
+    ],
+)
 def test_a_run_directory_with_a_link_in_it_is_refused(name, capsys):
     """A resume would write where the link leads."""
     RunDirectory.create("r", "seed: 0\n")
     Path("precious").write_text("mine")
+    Path("r", name).parent.mkdir(parents=True, exist_ok=True)
     Path("r", name).symlink_to(Path("precious").absolute())
     assert run.main(["resume=r"]) == 2
     assert "symbolic link" in capsys.readouterr().err

@@ -66,10 +66,7 @@ class RunDirectory:
             raise _refuse(
                 path, "holds no config.yaml", "the directory of an earlier run", key="resume"
             )
-        link = next((each for each in sorted(path.iterdir()) if each.is_symlink()), None)
-        if link is not None:  # what goes on would be written where it leads
-            cause = f"has the symbolic link {link.name!r} in it"
-            raise _refuse(path, cause, "a directory whose files are its own", key="resume")
+        refuse_links(path)
         return cls(path)
 
     @property
@@ -170,6 +167,24 @@ class RunDirectory:
                 continue
             if isinstance(row, dict):
                 yield row, text
+
+
+def refuse_links(folder: Path, but: str | None = None) -> None:
+    """Refuse a symbolic link anywhere below `folder`: what goes on there would be written where it
+    leads. `but`: a folder of another program's directly below, whose inside is its own business."""
+    allowed = "a directory whose files are its own"
+
+    def unreadable(error: OSError) -> None:
+        cause = f"cannot be searched for symbolic links: {error.strerror}"
+        raise _refuse(Path(error.filename), cause, allowed, key="resume")
+
+    for place, folders, files in os.walk(folder, onerror=unreadable):
+        for name in sorted((*folders, *files)):
+            link = Path(place, name)
+            if link.is_symlink():
+                cause = f"has the symbolic link {str(link.relative_to(folder))!r} in it"
+                raise _refuse(folder, cause, allowed, key="resume")
+        folders[:] = [name for name in folders if name != but or Path(place) != folder]
 
 
 def _ends_line(file: Any) -> bool:
