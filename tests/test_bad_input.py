@@ -10,7 +10,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from diffsim import run
+from diffsim._errors import ConfigError
 from diffsim._experiment import Experiment
+from diffsim._table import dataset
+from diffsim.md import load_structure, load_structures
 
 NVE = ["experiment=lj_nve", "size=tiny", "thermostat=null", "studies=[]"]
 
@@ -100,6 +103,44 @@ def test_bad_data(text, says, capsys):
     line = refused(FIT, capsys)
     assert says in line
     assert "conditions" in line
+
+
+CSV = "+columns={x: {_target_: diffsim.column, file: %s, name: x}}"
+READ = ["data_files=[%s]", "expected=%s", CSV]
+
+
+@pytest.mark.parametrize("word", READ)
+@pytest.mark.parametrize("what", ["/dev/zero", "pipe.xyz", "..", "nothing"])
+def test_what_is_no_regular_file_is_not_read(what, word, capsys):
+    """A device never ends, and a pipe waits for somebody to write."""
+    os.mkfifo("pipe.xyz")
+    line = refused([*NVE, word % what], capsys)
+    assert word.lstrip("+").split("=")[0] in line
+    assert ("no file" if what == ".." else "not exist" if what == "nothing" else "regular") in line
+
+
+def test_pipes_are_no_structures_and_no_hdf5():
+    os.mkfifo("pipe.xyz")
+    for read in (load_structure, load_structures, lambda path: dataset(path, "x")):
+        with pytest.raises(ConfigError, match="is no regular file"):
+            read("pipe.xyz")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[]", "mapping"),
+        ('{"parameters": {"epsilon": 1.0}}', "parameters.epsilon needs a value"),
+        ('{"measured": {"a": {"value": "1", "tolerance": 1}}}', "measured.a needs a value"),
+        ('{"systematic": {"epsilon": null}}', "systematic.epsilon"),
+        ("[" * 100_000, "cannot be read"),
+        ("\xff", "cannot be read"),
+    ],
+)
+def test_what_is_expected_is_read_before_the_run(text, says, capsys):
+    Path("e.json").write_bytes(text.encode("latin-1"))
+    line = refused([*NVE, "expected=e.json"], capsys)
+    assert "expected: " in line and says in line
 
 
 def test_no_experiment_lists_them(capsys):

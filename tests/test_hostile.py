@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -124,6 +125,15 @@ def test_a_run_directory_with_a_link_in_it_is_refused(name, capsys):
     assert run.main(["resume=r"]) == 2
     assert "symbolic link" in capsys.readouterr().err
     assert Path("precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["status.json", "metrics.jsonl", "trajectory.h5", "jobs.json"])
+def test_a_run_directory_with_a_pipe_in_it_is_refused(name, capsys):
+    """Who reads it would wait for somebody to write."""
+    RunDirectory.create("r", "seed: 0\n")
+    os.mkfifo(Path("r", name))
+    assert run.main(["resume=r"]) == 2
+    assert ("regular" if name == "jobs.json" else "special file") in capsys.readouterr().err
 
 
 # A byte of a file is another one

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._errors import ConfigError
+from ._files import unreadable
 from ._targets import check_target, construct, first_line
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
     (`targets.0.sigma`).
     """
     validate(config)
+    _check_data_files(config)
     values = {key: build_value(value, key) for key, value in config.items() if key != "scale"}
     from ._experiment import Experiment
 
@@ -89,6 +91,18 @@ def build(config: Mapping[str, Any]) -> Experiment:
     except (TypeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
         cause = f"does not make an experiment: {first_line(error)}"
         raise ConfigError(cause, key="configuration") from error
+
+
+def _check_data_files(config: Mapping[str, Any]) -> None:
+    """What is hashed of them is all that is in them: regular files, or what a `file` key names,
+    which may be a folder (Zarr) and is for its reader to refuse."""
+    named = [value for key, value in walk(config) if key.endswith(".file")]
+    for i, file in enumerate(config["data_files"]):
+        key = f"data_files.{i}"
+        if not isinstance(file, str):
+            raise ConfigError("must be the name of a file", key=key, value=file)
+        if file not in named and (cause := unreadable(file)) is not None:
+            raise ConfigError(f"{file!r} {cause}", key=key, allowed="a regular file")
 
 
 def _check_kinds(values: Mapping[str, Any]) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +21,7 @@ from .._schedule import Schedule
 from .._simulation import AbstractSimulation
 from .._solve import default_adjoint
 from .._store import RunDirectory, peak_bytes, provenance
+from ._expected import read_expected
 from ._fits import AbstractFitTask
 from ._session import RESTART_SECONDS, Session
 from ._simulate import simulate
@@ -92,7 +91,7 @@ class Experiment:
         self.condition = None if frames is None else frames.get("condition", 0)
         self.columns = {k: np.asarray(v).tolist() for k, v in (columns or {}).items()}
         self.labels = self._labels(label)
-        self.expected = _expected(expected)
+        self.expected = read_expected(expected)
         self.precision, self.audit = precision, audit
         self.restart_seconds, self.profile = float(restart_seconds), profile
         self._check()
@@ -280,15 +279,6 @@ def _lookup(tree: Any, name: str) -> Any:
     for part in name.split("."):
         tree = tree.get(part, {}) if isinstance(tree, Mapping) else {}
     return [] if isinstance(tree, Mapping) else tree
-
-
-def _expected(path: str | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", key="expected", value=path) from None
 
 
 def _objective(result: Mapping[str, Any]) -> float:

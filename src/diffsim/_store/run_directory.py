@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import ConfigError
+from .._files import NO_FILE, unreadable
 from .json_text import read_json, to_json, write_atomically
 
 
@@ -171,18 +172,20 @@ class RunDirectory:
 
 def refuse_links(folder: Path, but: str | None = None) -> None:
     """Refuse a symbolic link anywhere below `folder`: what goes on there would be written where it
-    leads. `but`: a folder of another program's directly below, whose inside is its own business."""
+    leads; and a device or a pipe, which has no end. `but`: a folder of another program's directly
+    below, whose inside is its own business."""
     allowed = "a directory whose files are its own"
 
-    def unreadable(error: OSError) -> None:
+    def unsearched(error: OSError) -> None:
         cause = f"cannot be searched for symbolic links: {error.strerror}"
         raise _refuse(Path(error.filename), cause, allowed, key="resume")
 
-    for place, folders, files in os.walk(folder, onerror=unreadable):
+    for place, folders, files in os.walk(folder, onerror=unsearched):
         for name in sorted((*folders, *files)):
-            link = Path(place, name)
-            if link.is_symlink():
-                cause = f"has the symbolic link {str(link.relative_to(folder))!r} in it"
+            path = Path(place, name)
+            if path.is_symlink() or unreadable(path) == NO_FILE:
+                what = "symbolic link" if path.is_symlink() else "special file"
+                cause = f"has the {what} {str(path.relative_to(folder))!r} in it"
                 raise _refuse(folder, cause, allowed, key="resume")
         folders[:] = [name for name in folders if name != but or Path(place) != folder]
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .._errors import ConfigError
+from .._files import unreadable
 from .._units import convert
 from ._box import Box, check, of_vectors, wrapped
 from ._units import UnitSystem
@@ -186,11 +187,12 @@ def load_structure(
 def _read(path: Path) -> str:
     if path.suffix.lower() not in (".xyz", ".extxyz"):
         raise _malformed(path, "is not named .xyz or .extxyz")
+    if (cause := unreadable(path)) is not None:
+        raise _malformed(path, cause)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        cause = "does not exist" if isinstance(error, FileNotFoundError) else "cannot be read"
-        raise _malformed(path, cause) from error
+        raise _malformed(path, "cannot be read") from error
 
 
 def _parse(text: str, path: Path, frame: int) -> "ase.Atoms":
