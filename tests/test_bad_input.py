@@ -28,6 +28,7 @@ def tree(folder: Path = Path("..")) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
+STUDY = "studies=[{_target_: diffsim.StepSizeStudy, dts: [0.1, 0.2], time: %s}]"
 BAD = [
     (["simulation.dt=0"], "simulation.dt"),
     (["simulation.dt=-0.001"], "simulation.dt"),
@@ -51,6 +52,20 @@ BAD = [
     (["frames.condition=3"], "frames.condition"),
     (["fit=least_squares"], "targets"),
     (["+conditions.molar_mass=heavy"], "conditions.molar_mass"),
+    (["simulation.extra=[5]"], "simulation.extra.0: must be AbstractObservable"),
+    (["simulation.extra=null"], "simulation.extra: must be"),
+    (["simulation.dt=[0.004]"], "simulation.dt: must be a number"),
+    (["parameters.epsilon=null"], "parameters.epsilon: must be something to build"),
+    (["laws=[null]"], "laws.0: must be something to build"),
+    (["adjoint._target_=diffsim.SingleDevice"], "adjoint: must be something to build"),
+    (["conditions=${simulation}"], "conditions: must be"),
+    (["conditions=null"], "conditions.positions: must be given"),
+    (["conditions.atoms=100000000000"], "conditions.atoms: is more than"),
+    (["frames={condition: abc}"], "frames.condition: must be a whole number"),
+    (["frames={foo: 1}"], "frames.foo: unknown key; allowed: condition; did you mean condition?"),
+    (["frames=5"], "frames: must be a mapping"),
+    ([STUDY % "inf"], "studies.0.time: must be a positive"),
+    ([STUDY % "-1"], "studies.0.time: must be a positive"),
     (["simulation._target_=builtins.open", "+simulation.file=stolen"], "builtins.open"),
     (["simulation={_target_: diffsim.run.os.system, command: touch stolen}"], "diffsim.run"),
     (["hydra.run.dir=../taken"], "not empty"),
@@ -81,6 +96,24 @@ def test_bad_input(words, says, capsys, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("")
     assert says in refused([*NVE, *words], capsys)
+
+
+def test_a_mapping_that_builds_nothing_is_no_object(capsys):
+    """A variant has null there, and the word makes a mapping without a _target_ of it."""
+    words = ["experiment=silicon_force_matching", "size=tiny", "simulation.crystal.kind=diamnd"]
+    assert "simulation.crystal: must be CubicCrystal" in refused(words, capsys)
+
+
+@pytest.mark.parametrize("error", [AttributeError("no such thing"), MemoryError(), OSError("gone")])
+@pytest.mark.parametrize("place", ["md.NVE.__check_init__", "_problem.Problem.check"])
+def test_whatever_is_raised_before_the_run_is_one_line(place, error, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(f"diffsim.{place}", fail, raising=False)
+    line = refused(NVE, capsys)
+    assert type(error).__name__ in line and str(error) in line
+    assert line.startswith(("diffsim: simulation:", "diffsim: configuration:"))
 
 
 FIT = ["experiment=lj_fit", "size=tiny", "conditions.temperature.file=t.csv"]

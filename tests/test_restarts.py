@@ -153,6 +153,7 @@ def flip_frame(folder: Path, frame: int, name: str) -> None:
     with h5py.File(path) as file:
         dataset = file[name]
         assert isinstance(dataset, h5py.Dataset)
+        assert dataset.chunks is not None
         each = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))
         chunk = dataset.id.get_chunk_info(frame // dataset.chunks[0])
         place = chunk.byte_offset + frame % dataset.chunks[0] * each

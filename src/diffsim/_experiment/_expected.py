@@ -19,13 +19,14 @@ def read_expected(path: str | None) -> dict[str, Any]:
     `tolerance`, `systematic` an error for each parameter."""
     if path is None:
         return {}
-    try:
-        cause = unreadable(path)
-        content = None if cause else json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        cause = f"cannot be read: {error}"
-    else:
-        cause = cause or _fault(content)
+    content: Any = {}
+    cause = unreadable(path)
+    if cause is None:
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            cause = _fault(content)
+        except (OSError, ValueError, RecursionError) as error:
+            cause = f"cannot be read: {error}"
     if cause is not None:
         raise ConfigError(cause, key="expected", value=path)
     return content

@@ -23,7 +23,7 @@ _BLOCK_BYTES = 2**24  # in memory at once
 
 def added(rows: NDArray[Any], sum_before: int = 0) -> int:
     """The sum of what `sum_before` is the sum of, with `rows` behind it."""
-    return zlib.crc32(np.ascontiguousarray(rows), sum_before)
+    return zlib.crc32(np.ascontiguousarray(rows).data, sum_before)
 
 
 def sum_of(dataset: h5py.Dataset, frames: int) -> int:

@@ -32,6 +32,7 @@ SITES = {
         *((1, 1, 1), (1, 3, 3), (3, 1, 3), (3, 3, 1)),
     ),
 }
+MOST_ATOMS = 2**31
 AUTOMATIC = ("fcc", "bcc", "sc")  # the denser packing wins a tie
 
 
@@ -73,6 +74,9 @@ def lattice(
 def _box(atoms: int, density: float | None, box: Sequence[float] | np.ndarray | None) -> np.ndarray:
     if not isinstance(atoms, int | np.integer) or atoms < 1:
         raise ConfigError("must be a positive whole number", key="atoms", value=atoms)
+    if atoms >= MOST_ATOMS:
+        cause = f"is more than the {MOST_ATOMS - 1} that 32 bits count"
+        raise ConfigError(cause, key="atoms", value=atoms)
     if (density is None) == (box is None):
         raise ConfigError("a lattice takes either a density or a box", key="box", value=box)
     if density is not None:
