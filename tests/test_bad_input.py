@@ -29,14 +29,20 @@ def tree(folder: Path = Path("..")) -> set[str]:
 
 
 STUDY = "studies=[{_target_: diffsim.StepSizeStudy, dts: [0.1, 0.2], time: %s}]"
+TARGET = " targets.0.sigma: must be positive"
 BAD = [
     (["simulation.dt=0"], "simulation.dt"),
     (["simulation.dt=-0.001"], "simulation.dt"),
     (["simulation.dt=nan"], "simulation.dt"),
     (["simulation.dt=inf"], "simulation.dt"),
-    (["simulation.potential.cutoff=4.0"], "cutoff"),
+    (["simulation.potential.cutoff=4.0"], "simulation.potential.cutoff: "),
     (["simulation.potential.cutoff=-1"], "simulation.potential.cutoff"),
-    (["parameters.epsilon.init=-1.0"], "epsilon"),
+    (["parameters.epsilon.init=-1.0"], " parameters.epsilon"),
+    (["parameters.epsilon.init=0"], " parameters.epsilon"),
+    (["parameters.epsilon.unit=furlong"], " parameters.epsilon"),
+    (["schedule.t1=1.0"], " schedule.steps: give either"),
+    (["targets=[{_target_: diffsim.Target, observable: pressure, data: 1.0, sigma: 0}]"], TARGET),
+    (["fit=least_squares", "fit.steps=-1"], " fit.steps: must be"),
     (["parameters.epsilon.init=nan"], "parameters.epsilon.init"),
     (["parameters.epsilon.init=deep"], "parameters.epsilon.init"),
     (["simulation.dtt=0.1"], "did you mean dt?"),
@@ -114,6 +120,18 @@ def test_whatever_is_raised_before_the_run_is_one_line(place, error, monkeypatch
     line = refused(NVE, capsys)
     assert type(error).__name__ in line and str(error) in line
     assert line.startswith(("diffsim: simulation:", "diffsim: configuration:"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["experiment=lj_nve", "size=tiny", "simulation.potential.species=[0,1]"], "2 entries"),
+        (["experiment=water_spce", "size=tiny", "simulation.potential.molecules=100"], "300"),
+    ],
+)
+def test_species_that_are_not_those_of_the_atoms(words, says, capsys):
+    line = refused(words, capsys)
+    assert line.startswith("diffsim: simulation.potential.species: has") and says in line
 
 
 FIT = ["experiment=lj_fit", "size=tiny", "conditions.temperature.file=t.csv"]

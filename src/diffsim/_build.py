@@ -89,13 +89,32 @@ def build(config: Mapping[str, Any]) -> Experiment:
     _check_kinds(values)
     try:
         return Experiment(**values)
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        raise _placed(error, config) from error
     except Exception as error:  # nothing ran yet: what is wrong is what was asked for
         if is_full(error):
             raise
         cause = f"does not make an experiment: {first_line(error)}"
         raise ConfigError(cause, key="configuration") from error
+
+
+def _placed(error: ConfigError, config: Mapping[str, Any]) -> ConfigError:
+    """What a part says of itself (`cutoff`, `epsilon`, `target pressure.data`), with the key that
+    the configuration has for it: of several the first."""
+    key = error.key or "configuration"
+    if match := re.fullmatch(r"target (.+)\.(\w+)", key):
+        for i, target in enumerate(config["targets"]):
+            if match[1] in (target.get("name"), target.get("observable")):
+                return error.renamed(f"targets.{i}.{match[2]}")
+    parts, known = key.split("."), [name for name, _ in walk(config)]
+    if parts[0] in config:
+        return error
+    for count in range(len(parts), 0, -1):
+        ending = "." + ".".join(parts[:count])
+        place = next((name for name in known if name.endswith(ending)), None)
+        if place is not None:
+            return error.renamed(".".join((place, *parts[count:])))
+    return error
 
 
 def _check_data_files(config: Mapping[str, Any]) -> None:
