@@ -136,10 +136,12 @@ class Experiment:
     def _labels(self, form: str | None) -> tuple[str, ...]:
         """The conditions' names, made of their columns: "{temperature:g} K"."""
         form = form or ", ".join(f"{name} {{{name}:g}}" for name in self.columns)
-        rows = zip(*self.columns.values(), strict=False)
+        rows = list(zip(*self.columns.values(), strict=False))
         try:
+            if not rows:  # of no columns
+                form.format()
             return tuple(form.format(**dict(zip(self.columns, r, strict=True))) for r in rows)
-        except (KeyError, ValueError, IndexError) as error:
+        except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
             raise ConfigError(
                 f"cannot be filled in: {error!r}", key="label", value=form, allowed=self.columns
             ) from None
