@@ -29,6 +29,7 @@ def tree(folder: Path = Path("..")) -> set[str]:
 
 
 STUDY = "studies=[{_target_: diffsim.StepSizeStudy, dts: [0.1, 0.2], time: %s}]"
+T = "+columns={x: [1.0]}"
 TARGET = " targets.0.sigma: must be positive"
 BAD = [
     (["simulation.dt=0"], "simulation.dt"),
@@ -49,6 +50,8 @@ BAD = [
     (["sede=1"], "did you mean seed?"),
     (["output_dir=elsewhere"], "did you mean hydra.run.dir?"),
     (["dt=0.1"], "did you mean simulation.dt?"),
+    (["dt=nan"], "did you mean simulation.dt?"),
+    (["inverse=foo"], "inverse: is nothing that this experiment chooses"),
     (["schedule.steps=7"], "schedule.steps"),
     (["schedule.steps=1.5"], "schedule.steps"),
     (["conditions.density=[-1]"], "conditions.density"),
@@ -70,6 +73,12 @@ BAD = [
     (["frames={condition: abc}"], "frames.condition: must be a whole number"),
     (["frames={foo: 1}"], "frames.foo: unknown key; allowed: condition; did you mean condition?"),
     (["frames=5"], "frames: must be a mapping"),
+    (["label='{'"], "label: cannot be filled in"),
+    (["label='{foo}'"], "label: no such column (got 'foo')"),
+    ([T, "label='{0}'"], "label: no such column"),
+    ([T, "label='{x.real}'"], "label: no such column (got 'x.real'); allowed: x"),
+    ([T, "label='{x:q}'"], "label: cannot be filled in"),
+    ([T, "label='{x:>10000}'"], "label: takes numbers of three digits"),
     ([STUDY % "inf"], "studies.0.time: must be a positive"),
     ([STUDY % "-1"], "studies.0.time: must be a positive"),
     (["simulation._target_=builtins.open", "+simulation.file=stolen"], "builtins.open"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import string
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -136,11 +138,12 @@ class Experiment:
     def _labels(self, form: str | None) -> tuple[str, ...]:
         """The conditions' names, made of their columns: "{temperature:g} K"."""
         form = form or ", ".join(f"{name} {{{name}:g}}" for name in self.columns)
-        rows = list(zip(*self.columns.values(), strict=False))
+        rows = zip(*self.columns.values(), strict=False)
         try:
-            if not rows:  # of no columns
-                form.format()
+            _check_label(form, self.columns)
             return tuple(form.format(**dict(zip(self.columns, r, strict=True))) for r in rows)
+        except ConfigError:
+            raise
         except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
             raise ConfigError(
                 f"cannot be filled in: {error!r}", key="label", value=form, allowed=self.columns
@@ -268,6 +271,17 @@ class Experiment:
             for name, goal in goals.items()
             for value in found.get(name, ())
         ]
+
+
+def _check_label(form: str, columns: Mapping[str, Any]) -> None:
+    """Refuse, where there are no rows too, fields that are no columns, and widths without an end.
+    `ValueError`: a brace too many."""
+    for _, name, spec, _ in string.Formatter().parse(form):
+        if name is not None and name not in columns:
+            known = columns or "no column at all"
+            raise ConfigError("no such column", key="label", value=name, allowed=known)
+        if re.search(r"[{}]|\d{4}", spec or ""):
+            raise ConfigError("takes numbers of three digits", key="label", value=spec)
 
 
 def _profiled(session: Session, pieces: dict[str, Any]) -> dict[str, Any]:
