@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from diffsim._errors import ConfigError
 from diffsim._experiment import Experiment
 from diffsim._report.html import page
 from diffsim._report.run_data import RunData
+from diffsim._secrets import scrub
 from diffsim._store import RunDirectory, TrajectoryWriter, fitted, read_trajectory, write_xdmf
 from diffsim._store.draws import read_draws
 from diffsim._sweep import Record, figures
@@ -108,15 +110,31 @@ def test_a_resume_writes_into_no_other_file(kind):
         TrajectoryWriter(Path("t.h5"), atoms=0, box=None, resume_at=0)
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "trajectory.h5", "restart", "figures"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("metrics.jsonl", "trajectory.h5", "restart", "figures", "figures/energy.png"),
+        *("restart/20/manifest.json", "restart_damaged/20", "profile/a/b/c"),
+    ],
+)
 def test_a_run_directory_with_a_link_in_it_is_refused(name, capsys):
     """A resume would write where the link leads."""
     RunDirectory.create("r", "seed: 0\n")
     Path("precious").write_text("mine")
+    Path("r", name).parent.mkdir(parents=True, exist_ok=True)
     Path("r", name).symlink_to(Path("precious").absolute())
     assert run.main(["resume=r"]) == 2
     assert "symbolic link" in capsys.readouterr().err
     assert Path("precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["status.json", "metrics.jsonl", "trajectory.h5", "jobs.json"])
+def test_a_run_directory_with_a_pipe_in_it_is_refused(name, capsys):
+    """Who reads it would wait for somebody to write."""
+    RunDirectory.create("r", "seed: 0\n")
+    os.mkfifo(Path("r", name))
+    assert run.main(["resume=r"]) == 2
+    assert ("regular" if name == "jobs.json" else "special file") in capsys.readouterr().err
 
 
 # A byte of a file is another one
@@ -289,6 +307,33 @@ def test_secrets_of_the_environment_stay_there(monkeypatch, capsys):
     for path in files:
         assert b"hunter2" not in path.read_bytes(), path
     assert "${oc.env:MY_API_TOKEN}" in Path("r/config.yaml").read_text()
+
+
+NAMED = [
+    *("PGPWD", "DB_PWD", "REDISCLI_AUTH", "GITHUB_PAT", "PGPASS", "SMTP_PASS", "SENTRY_DSN"),
+    *("MY_API_TOKEN", "DB_PASSWORD", "AWS_SECRET_ACCESS_KEY"),
+]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_names_of_secrets(name, monkeypatch):
+    monkeypatch.setenv(name, SECRET)
+    assert scrub(f"with {SECRET}.") == f"with ${{oc.env:{name}}}."
+
+
+@pytest.mark.parametrize("name", ["PWD", "OLDPWD", "AUTHOR", "PATH", "TOKENIZERS", "MONKEY"])
+def test_what_is_named_alike_is_no_secret(name, monkeypatch):
+    monkeypatch.setenv(name, SECRET)
+    assert scrub(f"with {SECRET}.") == f"with {SECRET}."
+
+
+def test_the_password_in_a_url_is_a_secret(monkeypatch):
+    url = f"postgres://me:{SECRET}@host:5432/data"
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("HTTP_PROXY", "http://host:8080/a@b")
+    assert scrub(f"at {url}") == "at ${oc.env:DATABASE_URL}"
+    assert scrub(f"with {SECRET}") == "with ***"
+    assert scrub("at http://host:8080/a@b") == "at http://host:8080/a@b"
 
 
 EVIL = "</style><script>alert(1)</script><img src=x onerror=alert(1)>\"'& $x"

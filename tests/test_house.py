@@ -20,7 +20,7 @@ SOURCE = CHECKOUT / "src" / "diffsim"
 
 # A module imports only from what stands before it. Names on one line do not know of each other.
 ORDER = (
-    ("_errors", "_secrets", "_streams"),
+    ("_errors", "_secrets", "_streams", "_files"),
     ("_signals", "_programs"),
     ("_scale",),
     ("_units", "_hdf5"),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import jax
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from diffsim import run
 from diffsim._errors import ConfigError
 from diffsim._resume import compare
-from diffsim._store import Restarts, TrajectoryWriter, identity, read_trajectory
+from diffsim._store import Restarts, TrajectoryWriter, changed, identity, read_trajectory
 from diffsim._store.room import is_full, reserve
 from kills import CHECKOUT, datasets, outcome
 from problems import slow_but
@@ -144,6 +145,64 @@ def test_the_restart_before_a_damaged_one_leads_to_the_same_end(how, stopped, wh
     assert outcome(stopped) == outcome(whole)
     assert (stopped / "restart_damaged" / str(last)).is_dir()
     assert steps(stopped) == [before, last]
+
+
+def flip_frame(folder: Path, frame: int, name: str) -> None:
+    """One bit of a number where it lies in trajectory.h5, which stays a file that HDF5 reads."""
+    path = folder / "trajectory.h5"
+    with h5py.File(path) as file:
+        dataset = file[name]
+        assert isinstance(dataset, h5py.Dataset)
+        assert dataset.chunks is not None
+        each = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))
+        chunk = dataset.id.get_chunk_info(frame // dataset.chunks[0])
+        place = chunk.byte_offset + frame % dataset.chunks[0] * each
+    data = bytearray(path.read_bytes())
+    data[place + 6] ^= 0x10
+    path.write_bytes(data)
+
+
+POSITIONS = "particles/trajectory/position/value"
+
+
+def test_the_restart_before_a_changed_frame_leads_to_the_same_end(stopped, whole, capsys):
+    last = steps(stopped)[-1]
+    flip_frame(stopped, 18, POSITIONS)  # the restart before saw 16
+    assert run.main([f"resume={stopped}"]) == 0
+    assert f"step {last} is damaged (trajectory.h5 has changed in {POSITIONS})" in (
+        capsys.readouterr().err
+    )
+    assert outcome(stopped) == outcome(whole)
+
+
+@pytest.mark.parametrize(
+    "name", slow_but([POSITIONS], [POSITIONS, "observables/kinetic_energy/step"])
+)
+def test_a_frame_that_changed_before_every_restart_is_refused(name, stopped, capsys):
+    flip_frame(stopped, 3, name)
+    before = listing(stopped)
+    assert run.main([f"resume={stopped}"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"trajectory.h5 has changed in {name}" in said
+    assert "undamaged copy" in said
+    assert listing(stopped) == before
+
+
+def test_the_sums_of_frames_are_those_of_the_file(tmp_path):
+    """However they came: in pieces, at two types, in two sessions; a restart that says nothing of
+    them, as those of old, is taken at its word."""
+    path, x = tmp_path / "t.h5", np.random.default_rng(0).normal(size=(7, 5, 3))
+    with TrajectoryWriter(path, atoms=5, box=[2.0, 2.0, 2.0]) as writer:
+        writer.extend([1, 2], [1.0, 2.0], x[:2], observables={"p": x[:2, 0, 0] > 0})
+    with TrajectoryWriter(path, atoms=5, resume_at=2) as writer:
+        for i in (2, 5):
+            observables = {"p": x[i : i + 2, 0, 0] > 0}
+            writer.extend([i + 1, i + 2], [0.0, 0.0], x[i : i + 2], observables=observables)
+        meta = {"frames": writer.frames, "sums": writer.sums}
+    assert len(meta["sums"]) == 7  # of positions, boxes and p; two steps and two times
+    assert changed(path, meta) is None
+    assert changed(path, {"frames": 9}) is None
+    assert changed(tmp_path / "none.h5", meta) == "none.h5 is missing"
 
 
 def test_no_intact_restart_is_said_and_nothing_lost(stopped, capsys):

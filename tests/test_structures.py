@@ -185,8 +185,8 @@ def test_files_that_are_not_there(tmp_path):
             load_structure(tmp_path / name)
     (tmp_path / "folder.xyz").mkdir()
     (tmp_path / "bytes.xyz").write_bytes(b"\xff\xfe\x00")
-    for name in ("folder.xyz", "bytes.xyz"):
-        with pytest.raises(ConfigError, match="read"):
+    for name, word in (("folder.xyz", "is a folder"), ("bytes.xyz", "read")):
+        with pytest.raises(ConfigError, match=word):
             load_structure(tmp_path / name)
     with pytest.raises(ConfigError, match="frame"):
         load_structure(write(tmp_path, EXTENDED), frame=3)

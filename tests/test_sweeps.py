@@ -252,6 +252,11 @@ def _linked_job(place):
     (place / "0").symlink_to("elsewhere")
 
 
+def _linked_figure(place):
+    (place / "0" / "figures").mkdir()
+    (place / "0" / "figures" / "energy.png").symlink_to(place / "jobs.json")
+
+
 def _damaged(place):
     text = (place / "jobs.json").read_text()
     (place / "jobs.json").write_text(text.replace("chunk: 20", "chunk: 21", 1))
@@ -279,6 +284,7 @@ def _commands(place):
     [
         (_changed_config, "move s/0 away"),
         (_linked_job, "symbolic link"),
+        (_linked_figure, "symbolic link '0/figures/energy.png'"),
         (_damaged, "damaged"),
         (_leads_out, "damaged"),
         (_other_launcher, "no plugin"),

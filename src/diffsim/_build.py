@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._errors import ConfigError
+from ._files import unreadable
 from ._targets import check_target, construct, first_line
 
 if TYPE_CHECKING:
@@ -39,14 +40,15 @@ KEYS = {
     "studies": "list",
     "audit": "true or false",
     "chunk": "positive",
-    "frames": "mapping or null",
+    "frames": "condition",
     "expected": "text or null",
     "data_files": "list",
     "restart_seconds": "seconds",
     "compilation_cache": "true or false",
     "profile": "true or false",
-    "scale": "scale",
+    "scale": "processes",
 }
+_INNER = {"processes": "positive", "condition": "count"}  # the one key of a mapping
 # which a run from before there was such a key lacks
 _LATER = ("audit", "restart_seconds", "compilation_cache", "profile", "scale")
 _GROUPS = ("adjoint", "fit", "placement")
@@ -77,22 +79,59 @@ def build(config: Mapping[str, Any]) -> Experiment:
     Raises `ConfigError` with the key that is wrong, as the command line writes it
     (`targets.0.sigma`).
     """
+    from ._store import is_full
+
     validate(config)
+    _check_data_files(config)
     values = {key: build_value(value, key) for key, value in config.items() if key != "scale"}
     from ._experiment import Experiment
 
     _check_kinds(values)
     try:
         return Experiment(**values)
-    except ConfigError:
-        raise
-    except (TypeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
+    except ConfigError as error:
+        raise _placed(error, config) from error
+    except Exception as error:  # nothing ran yet: what is wrong is what was asked for
+        if is_full(error):
+            raise
         cause = f"does not make an experiment: {first_line(error)}"
         raise ConfigError(cause, key="configuration") from error
 
 
+def _placed(error: ConfigError, config: Mapping[str, Any]) -> ConfigError:
+    """What a part says of itself (`cutoff`, `epsilon`, `target pressure.data`), with the key that
+    the configuration has for it: of several the first."""
+    key = error.key or "configuration"
+    if match := re.fullmatch(r"target (.+)\.(\w+)", key):
+        for i, target in enumerate(config["targets"]):
+            if match[1] in (target.get("name"), target.get("observable")):
+                return error.renamed(f"targets.{i}.{match[2]}")
+    parts, known = key.split("."), [name for name, _ in walk(config)]
+    if parts[0] in config:
+        return error
+    for count in range(len(parts), 0, -1):
+        ending = "." + ".".join(parts[:count])
+        place = next((name for name in known if name.endswith(ending)), None)
+        if place is not None:
+            return error.renamed(".".join((place, *parts[count:])))
+    return error
+
+
+def _check_data_files(config: Mapping[str, Any]) -> None:
+    """What is hashed of them is all that is in them: regular files, or what a `file` key names,
+    which may be a folder (Zarr) and is for its reader to refuse."""
+    named = [value for key, value in walk(config) if key.endswith(".file")]
+    for i, file in enumerate(config["data_files"]):
+        key = f"data_files.{i}"
+        if not isinstance(file, str):
+            raise ConfigError("must be the name of a file", key=key, value=file)
+        if file not in named and (cause := unreadable(file)) is not None:
+            raise ConfigError(f"{file!r} {cause}", key=key, allowed="a regular file")
+
+
 def _check_kinds(values: Mapping[str, Any]) -> None:
     """What was built is what the experiment needs there."""
+    from ._adjoint import AbstractAdjoint
     from ._experiment._fits import AbstractFitTask
     from ._experiment._studies import AbstractStudy
     from ._laws import AbstractLaw
@@ -104,19 +143,22 @@ def _check_kinds(values: Mapping[str, Any]) -> None:
 
     single = {"simulation": AbstractSimulation, "thermostat": AbstractSimulation}
     single |= {"schedule": Schedule, "placement": AbstractPlacement, "fit": AbstractFitTask}
+    single |= {"adjoint": AbstractAdjoint, "conditions": Mapping}
     several: dict[str, Any] = {"parameters": Parameter, "targets": (Target, RelativeEntropy)}
     several |= {"laws": AbstractLaw, "studies": AbstractStudy}
     found: list[Any] = [(key, values.get(key), kind) for key, kind in single.items()]
+    found = [each for each in found if each[1] is not None]
     for key, kind in several.items():
         items = values.get(key) or ()
         pairs = items.items() if isinstance(items, Mapping) else enumerate(items)
         found += [(_join(key, name), item, kind) for name, item in pairs]
     for key, item, kind in found:
-        if item is not None and not isinstance(item, kind):
+        if not isinstance(item, kind):
             first = kind[0] if isinstance(kind, tuple) else kind
             made = first.__name__.removeprefix("Abstract").lower()
             cause = f"must be something to build, a {made}"
-            raise ConfigError(cause, key=key, value=type(item).__name__)
+            shown = "null" if item is None else type(item).__name__
+            raise ConfigError(cause, key=key, value=shown)
 
 
 def build_value(value: Any, key: str = "") -> Any:
@@ -157,8 +199,8 @@ def _check_kind(key: str, kind: str, value: Any) -> None:
         "rows": "must be a list of row numbers",
         "seconds": "must be a number of seconds of at least 0",
     }.get(kind, f"must be {kind}")
-    if kind == "scale":
-        _check_scale(key, value)
+    if kind in _INNER:
+        _check_inner(key, kind, value)
         return
     if kind == "precision":
         if value not in PRECISIONS:
@@ -177,13 +219,18 @@ def _check_kind(key: str, kind: str, value: Any) -> None:
         raise ConfigError(cause, key=key, value=shown, suggestion=hint)
 
 
-def _check_scale(key: str, value: Any) -> None:
+def _check_inner(key: str, only: str, value: Any) -> None:
+    """A mapping with one key, which may be left out."""
+    if value is None and key == "frames":
+        return
     if not isinstance(value, Mapping):
-        raise ConfigError("must be mapping", key=key, value=value)
+        raise ConfigError(f"must be a mapping with the key {only}", key=key, value=value)
     for name in value:
-        if name != "processes":
-            raise ConfigError("unknown key", key=_join(key, str(name)), allowed=("processes",))
-    _check_kind(_join(key, "processes"), "positive", value.get("processes", 1))
+        if name != only:
+            cause = "unknown key"
+            raise ConfigError(cause, key=_join(key, name), allowed=(only,), suggestion=only)
+    if only in value:
+        _check_kind(_join(key, only), _INNER[only], value[only])
 
 
 def _is_kind(kind: str, value: Any) -> bool:

@@ -48,7 +48,10 @@ class ConfigError(ValueError):
 
     def under(self, prefix: str) -> ConfigError:
         """The same error seen from the configuration: its key prefixed by where it stands."""
-        key = f"{prefix}.{self.key}" if self.key else prefix
+        return self.renamed(f"{prefix}.{self.key}" if self.key else prefix)
+
+    def renamed(self, key: str) -> ConfigError:
+        """The same error about `key`."""
         return ConfigError(
             self.cause,
             key=key,

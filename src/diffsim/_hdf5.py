@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._errors import ConfigError
+from ._files import unreadable
 
 if TYPE_CHECKING:
     import h5py
@@ -33,6 +34,8 @@ def opened(path: str | os.PathLike[str], key: str = "file") -> Iterator[h5py.Fil
 
     path = Path(path)
     try:
+        if (cause := unreadable(path)) is not None:
+            raise RefusedError(cause)
         with h5py.File(path, "r") as file:
             yield file
     except ConfigError:

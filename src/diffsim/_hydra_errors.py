@@ -51,6 +51,8 @@ def _translated(error: Exception, keys: Sequence[str]) -> ConfigError:
         return ConfigError(f"choose one with {match[1]}=NAME", key=match[1])
     if match := _NOT_THERE.search(text):
         key = match[1]
+        if key in keys:  # a group of other experiments
+            return ConfigError("is nothing that this experiment chooses", key=key)
         allowed = _HYDRAS if key.startswith("hydra") else keys
         return ConfigError("unknown key", key=key, allowed=allowed or None)
     if match := _THERE.search(text):

@@ -45,11 +45,12 @@ def complete(directory: RunDirectory) -> bool:
 
 
 def rewound(directory: RunDirectory) -> bool:
-    """Whether there is a restart to go on from. What was written after it, or without one, goes."""
-    from ._store import Restarts
+    """Whether there is a restart to go on from, with the frames that it saw still in the
+    trajectory. What was written after it, or without one, goes."""
+    from ._store import Restarts, changed
 
     with Restarts(directory.restart, tell=_told) as restarts:
-        newest = restarts.newest()
+        newest = restarts.newest(lambda meta: changed(directory.trajectory, meta))
         if newest is None:
             directory.truncate_metrics(-1)
             directory.trajectory.unlink(missing_ok=True)

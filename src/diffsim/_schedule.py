@@ -64,7 +64,7 @@ class Schedule(eqx.Module):
 
     def __check_init__(self):
         if (self.steps is None) == (self.ts is None and self.t1 is None):
-            raise ConfigError("give either steps (and save_every) or t1 and ts", key="schedule")
+            raise ConfigError("give either steps (and save_every) or t1 and ts", key="steps")
         if self.steps is not None:
             _check_count("steps", self.steps)
             if self.t0 != 0 or self.ts is not None or self.t1 is not None:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ._errors import ConfigError, nearest
+from ._files import unreadable
 from ._hdf5 import RefusedError, check_array, opened
 
 
@@ -54,8 +55,7 @@ def dataset(file: str | os.PathLike[str], name: str) -> Float[np.ndarray, "..."]
     """
     import h5py
 
-    if not Path(file).is_file():
-        raise _refuse(Path(file), "does not exist", _neighbour(Path(file)))
+    _check(Path(file))
     with opened(file) as found:
         links = {str(key): found.get(key, getlink=True) for key in found}
         if not isinstance(links.get(name), h5py.HardLink):
@@ -68,12 +68,11 @@ def dataset(file: str | os.PathLike[str], name: str) -> Float[np.ndarray, "..."]
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The names, and the rows with their line numbers."""
+    _check(path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, skipinitialspace=True, strict=True)
             lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except FileNotFoundError:
-        raise _refuse(path, "does not exist", _neighbour(path)) from None
     except (OSError, ValueError, csv.Error) as error:
         cause = error.strerror if isinstance(error, OSError) else error
         raise _refuse(path, f"cannot be read as a table ({cause})") from None
@@ -117,6 +116,11 @@ def _numbers_of(found: object, name: str) -> np.ndarray:
     except RefusedError as error:
         raise ConfigError(f"is no plain array of numbers: it {error}", key="name") from None
     return np.asarray(found[()], dtype=float)
+
+
+def _check(path: Path) -> None:
+    if (cause := unreadable(path)) is not None:
+        raise _refuse(path, cause, None if path.exists() else _neighbour(path))
 
 
 def _neighbour(path: Path) -> str | None:

@@ -9,13 +9,14 @@ in the environment variable `DIFFSIM_TRUSTED` (separated by commas).
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import os
 import re
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -80,13 +81,12 @@ def construct(target: object, arguments: Mapping[str, Any]) -> Any:
         return builder(**arguments)
     except ConfigError:
         raise
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{target} refuses this: {first_line(error)}") from error
     except Exception as error:
-        if str(target).startswith("diffsim."):
+        from ._store import is_full
+
+        if is_full(error):
             raise
-        cause = f"{target} refuses this: {type(error).__name__}: {first_line(error)}"
-        raise ConfigError(cause) from error
+        raise ConfigError(f"{target} refuses this: {first_line(error)}") from error
 
 
 def trusted_packages() -> tuple[str, ...]:
@@ -174,7 +174,8 @@ def _as_asked(value: Any, hint: Any) -> Any:
 
 
 def _hints(builder: Callable[..., Any]) -> dict[str, Any]:
-    """The types of the arguments; a number that goes through a converter is one all the same."""
+    """The types of the arguments; a number that goes through a converter is one all the same, and
+    so is a tuple."""
     module = vars(sys.modules[builder.__module__])
     try:
         if not inspect.isclass(builder):
@@ -183,13 +184,29 @@ def _hints(builder: Callable[..., Any]) -> dict[str, Any]:
         fields = get_type_hints(builder)
     except (NameError, TypeError, SyntaxError, AttributeError):  # names for type checkers alone
         return {}
-    numbers = {name: kind for name, kind in fields.items() if kind in (float, int)}
-    return {name: numbers.get(name, hint) if hint is Any else hint for name, hint in hints.items()}
+    plain = _made_tuples(builder) | {n for n, kind in fields.items() if kind in (float, int)}
+    return {
+        name: fields.get(name, hint) if hint is Any and name in plain else hint
+        for name, hint in hints.items()
+    }
+
+
+def _made_tuples(builder: type) -> set[str]:
+    """Fields that take what has elements and make a tuple of it."""
+    fields = dataclasses.fields(builder) if dataclasses.is_dataclass(builder) else ()
+    return {field.name for field in fields if field.metadata.get("converter") is tuple}
 
 
 def _check_plain(name: str, value: Any, hint: Any) -> None:
-    """Numbers written as text and their like: only what YAML writes is looked at."""
-    if (value is None or isinstance(value, (str, bool, int, float))) and not _fits(value, hint):
+    """Numbers written as text and their like: only what YAML writes is looked at, in lists too."""
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            _check_plain(f"{name}.{i}", item, _element(hint))
+    if isinstance(value, Mapping) and not _fits(value, hint):
+        cause = f"must be {_described(hint)}, built with a _target_"
+        raise ConfigError(cause, key=name, value=", ".join(map(str, value)))
+    plain = value is None or isinstance(value, (str, bool, int, float, list))
+    if plain and not _fits(value, hint):
         suggestion = None
         if isinstance(value, float) and value.is_integer() and "whole" in _described(hint):
             suggestion = str(int(value))
@@ -217,11 +234,21 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if kind.__module__.split(".")[0] in ("jax", "jaxlib", "jaxtyping", "numpy"):
-        return not isinstance(value, str)  # a number serves as an array
+        return not isinstance(value, (str, Mapping))  # a number serves as an array
     try:
-        return isinstance(value, kind)
+        return isinstance(tuple(value) if kind is tuple and type(value) is list else value, kind)
     except TypeError:  # a protocol that cannot be looked for
         return True
+
+
+def _element(hint: Any) -> Any:
+    """The type of what a list for `hint` holds, where all of it has one."""
+    each = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    several = [one for one in each if one is not type(None)]
+    if len(several) != 1 or get_origin(several[0]) not in (tuple, list, Sequence):
+        return Any
+    first, *more = get_args(several[0])
+    return first if more in ([], [Ellipsis]) else Any
 
 
 def _described(hint: Any) -> str:
@@ -237,6 +264,7 @@ def _described(hint: Any) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, short."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    """What an error says, short; of one that is not about values, its name too."""
+    kind = "" if isinstance(error, (TypeError, ValueError)) else type(error).__name__
+    lines = str(error).strip().splitlines()[:1] or ([] if kind else [type(error).__name__])
+    return ": ".join(text[:200] for text in (kind, *lines) if text)

@@ -18,6 +18,7 @@ from ._build import build as build
 from ._build import validate as validate
 from ._build import walk
 from ._errors import ConfigError
+from ._files import NO_FILE, unreadable
 from ._hydra_checks import SWEEPER_HINT, check_hydra, check_name, check_words, container, is_inside
 from ._hydra_checks import check_launcher as check_launcher
 from ._hydra_errors import hydra_errors
@@ -194,6 +195,8 @@ def _sources(config_dir: str | Path | None) -> list[Path]:
     if not folder.is_dir():
         raise ConfigError("is no folder", key="--config-dir", value=str(config_dir))
     for path in sorted((*folder.glob("*.yaml"), *folder.glob("*/*.yaml"))):
+        if unreadable(path) == NO_FILE:
+            raise ConfigError(f"{str(path)!r} {NO_FILE}", key="--config-dir")
         if (conf_dir() / path.relative_to(folder)).exists():
             cause = f"{str(path)!r} has the name of one of diffsim's own; rename it"
             raise ConfigError(cause, key="--config-dir")

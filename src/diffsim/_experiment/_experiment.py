@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import json
+import re
+import string
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from .._schedule import Schedule
 from .._simulation import AbstractSimulation
 from .._solve import default_adjoint
 from .._store import RunDirectory, peak_bytes, provenance
+from ._expected import read_expected
 from ._fits import AbstractFitTask
 from ._session import RESTART_SECONDS, Session
 from ._simulate import simulate
@@ -92,7 +93,7 @@ class Experiment:
         self.condition = None if frames is None else frames.get("condition", 0)
         self.columns = {k: np.asarray(v).tolist() for k, v in (columns or {}).items()}
         self.labels = self._labels(label)
-        self.expected = _expected(expected)
+        self.expected = read_expected(expected)
         self.precision, self.audit = precision, audit
         self.restart_seconds, self.profile = float(restart_seconds), profile
         self._check()
@@ -139,8 +140,11 @@ class Experiment:
         form = form or ", ".join(f"{name} {{{name}:g}}" for name in self.columns)
         rows = zip(*self.columns.values(), strict=False)
         try:
+            _check_label(form, self.columns)
             return tuple(form.format(**dict(zip(self.columns, r, strict=True))) for r in rows)
-        except (KeyError, ValueError, IndexError) as error:
+        except ConfigError:
+            raise
+        except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
             raise ConfigError(
                 f"cannot be filled in: {error!r}", key="label", value=form, allowed=self.columns
             ) from None
@@ -269,6 +273,17 @@ class Experiment:
         ]
 
 
+def _check_label(form: str, columns: Mapping[str, Any]) -> None:
+    """Refuse, where there are no rows too, fields that are no columns, and widths without an end.
+    `ValueError`: a brace too many."""
+    for _, name, spec, _ in string.Formatter().parse(form):
+        if name is not None and name not in columns:
+            known = columns or "no column at all"
+            raise ConfigError("no such column", key="label", value=name, allowed=known)
+        if re.search(r"[{}]|\d{4}", spec or ""):
+            raise ConfigError("takes numbers of three digits", key="label", value=spec)
+
+
 def _profiled(session: Session, pieces: dict[str, Any]) -> dict[str, Any]:
     assert session.profile is not None
     session.profile.end()
@@ -280,15 +295,6 @@ def _lookup(tree: Any, name: str) -> Any:
     for part in name.split("."):
         tree = tree.get(part, {}) if isinstance(tree, Mapping) else {}
     return [] if isinstance(tree, Mapping) else tree
-
-
-def _expected(path: str | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", key="expected", value=path) from None
 
 
 def _objective(result: Mapping[str, Any]) -> float:

@@ -13,7 +13,7 @@ from .._problem import Problem
 def check_steps(steps: int) -> None:
     """Refuse a fit that makes no step."""
     if steps < 1:
-        raise ConfigError("must be at least 1", key="fit.steps", value=steps)
+        raise ConfigError("must be at least 1", key="steps", value=steps)
 
 
 def check_horizons(horizons: tuple[int, ...], problem: Problem) -> None:

@@ -61,7 +61,7 @@ def simulate(experiment: Experiment, session: Session) -> dict[str, Any]:
             chunk.check()
             _heed(session, kept["ledger"])
             states = chunk.state
-            _offer(experiment, session, states, chunk.steps, kept, writer.frames)
+            _offer(experiment, session, states, chunk.steps, kept, writer)
             session.poll()
     seconds = time.perf_counter() - began
     session.flush()
@@ -200,13 +200,14 @@ def _offer(
     states: PyTree,
     steps: int,
     kept: dict[str, Any],
-    frames: int,
+    writer: TrajectoryWriter,
 ) -> None:
-    """What the run can go on from, with the number of frames in its trajectory."""
+    """What the run can go on from, with the frames in its trajectory: their number and sums."""
     ledger = kept["ledger"]
     arrays = eqx.filter(states, eqx.is_array)
     tree = (arrays, kept["start"], kept["last"], ledger.worst, ledger.first_broken_step)
-    meta = {"steps": steps, "frames": frames, "room": experiment.simulation.room(states)}
+    meta = {"steps": steps, "frames": writer.frames, "sums": writer.sums}
+    meta["room"] = experiment.simulation.room(states)
     session.offer(steps, lambda: (tree, meta))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
@@ -39,8 +40,12 @@ class StepSizeStudy(AbstractStudy):
     save_every: int = 5
 
     def __check_init__(self):
-        if len(self.dts) < 2 or any(not dt > 0 for dt in self.dts):
+        if len(self.dts) < 2 or not all(0 < dt < math.inf for dt in self.dts):
             raise ConfigError("needs at least two positive time steps", key="dts", value=self.dts)
+        if not 0 < self.time < math.inf:
+            raise ConfigError("must be a positive, finite time", key="time", value=self.time)
+        if self.save_every < 1:
+            raise ConfigError("must be at least 1", key="save_every", value=self.save_every)
 
     def run(
         self, experiment: Experiment, session: Session, pieces: dict[str, Any]

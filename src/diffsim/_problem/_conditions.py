@@ -34,8 +34,12 @@ def check_lengths(conditions: Mapping[str, Any]) -> None:
 
 
 def check_names(simulation: AbstractSimulation, conditions: Mapping[str, Any]) -> None:
-    """Refuse a condition that `init` does not take."""
+    """Refuse a condition that `init` does not take, and none where it needs one."""
     known = inspect.signature(simulation.init).parameters
+    usual = {n: p for n, p in known.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    for name, each in usual.items():
+        if each.default is each.empty and name not in ("params", "key", *conditions):
+            raise ConfigError("must be given", key=f"conditions.{name}")
     names = tuple(n for n, p in known.items() if p.kind is not p.VAR_KEYWORD)
     if len(names) < len(known):  # it takes any
         return

@@ -63,18 +63,16 @@ class Target(eqx.Module):
         if not isinstance(self.sigma, str):
             sigma = np.asarray(self.sigma, dtype=float)
             if not np.all(np.isfinite(sigma)) or np.any(sigma <= 0):
-                raise ConfigError(
-                    "must be positive", key=f"target {self.label}.sigma", value=self.sigma
-                )
+                raise ConfigError("must be positive", key="sigma", value=self.sigma)
         if not (math.isfinite(self.weight) and self.weight >= 0):
             raise ConfigError("must not be negative", key="weight", value=self.weight)
 
     def _check_data(self) -> None:
-        data, key = np.asarray(self.data, dtype=float), f"target {self.label}.data"
+        data, key = np.asarray(self.data, dtype=float), "data"
         if self.mask is not None:
             if np.shape(self.mask) != data.shape:
                 cause = f"has shape {np.shape(self.mask)} for data of shape {data.shape}"
-                raise ConfigError(cause, key=f"target {self.label}.mask")
+                raise ConfigError(cause, key="mask")
             data = data[np.asarray(self.mask, dtype=bool)]
         if not np.all(np.isfinite(data)):
             remedy = None if self.mask is not None else "mask= tells which entries were measured"

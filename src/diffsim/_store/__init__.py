@@ -16,6 +16,8 @@ from .provenance import provenance as provenance
 from .restart import Restarts as Restarts
 from .room import is_full as is_full
 from .run_directory import RunDirectory as RunDirectory
+from .run_directory import refuse_links as refuse_links
+from .sums import changed as changed
 from .trajectory_reader import Series as Series
 from .trajectory_reader import Trajectory as Trajectory
 from .trajectory_reader import datasets as datasets

@@ -9,6 +9,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from .sums import added, sum_of
+
 _CHUNK_BYTES = 256 * 1024
 _CHUNK_FRAMES = 1024
 
@@ -26,6 +28,7 @@ class Frames:
         self._step: h5py.Dataset | None = None
         self._time: h5py.Dataset | None = None
         self._values: dict[str, h5py.Dataset] = {}
+        self._sums: dict[str, int] = {}
 
     def adopt(self, place: str) -> None:
         """Take up the group at `place`, written in an earlier session."""
@@ -61,31 +64,47 @@ class Frames:
         if self._step is None or self._time is None:
             self._step, self._time = self._create(arrays, units)
         start = len(self._step)
-        for place, data in arrays.items():
-            _write(self._values[place], start, data)
-        _write(self._time, start, times)
-        _write(self._step, start, steps)
+        new = [*(arrays[place] for place in self._values), times, steps]
+        for (name, dataset), data in zip(self._arrays().items(), new, strict=True):
+            rows = np.ascontiguousarray(data, dataset.dtype)
+            dataset.resize(start + len(rows), axis=0)
+            dataset[start:] = rows
+            self._sums[name] = added(rows, self._sums.get(name, 0))
 
     def truncate(self, step: int) -> None:
         """Drop the frames after `step`, and any that a kill left half written."""
         if self._step is None or self._time is None:
             return
-        datasets = [self._step, self._time, *self._values.values()]
-        steps = self._step[: min(len(dataset) for dataset in datasets)]
+        arrays = self._arrays()
+        steps = self._step[: min(map(len, arrays.values()))]
         out_of_order = np.flatnonzero(np.diff(steps) <= 0)
         if out_of_order.size:
             steps = steps[: out_of_order[0] + 1]
         frames = int(np.count_nonzero(steps <= step))
-        for dataset in datasets:
+        for name, dataset in arrays.items():
             dataset.resize(frames, axis=0)
+            self._sums[name] = sum_of(dataset, frames)
 
     @property
     def count(self) -> int:
         return 0 if self._step is None else len(self._step)
 
     @property
+    def sums(self) -> dict[str, int]:
+        """The sum of the frames in each array of the file."""
+        return dict(self._sums)
+
+    @property
     def last_step(self) -> int | None:
         return int(self._step[-1]) if self._step is not None and len(self._step) else None
+
+    def _arrays(self) -> dict[str, h5py.Dataset]:
+        """All arrays by their places, the steps last: what has a step is whole."""
+        assert self._step is not None
+        assert self._time is not None
+        values = {f"{place}/value": dataset for place, dataset in self._values.items()}
+        first = min(self._values)  # the others link to its steps and times
+        return {**values, f"{first}/time": self._time, f"{first}/step": self._step}
 
     def _dataset(self, place: str) -> h5py.Dataset:
         dataset = self._file[place]
@@ -135,8 +154,3 @@ def _empty(
     if unit:
         dataset.attrs["unit"] = unit
     return dataset
-
-
-def _write(dataset: h5py.Dataset, start: int, data: NDArray[Any]) -> None:
-    dataset.resize(start + len(data), axis=0)
-    dataset[start:] = data

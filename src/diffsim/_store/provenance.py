@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
@@ -15,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from .._files import unreadable
 from .._secrets import scrub
 
 _PACKAGES = (
@@ -85,6 +87,8 @@ def identity(config_text: str, data_files: Iterable[str | os.PathLike[str]] = ()
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file, in hexadecimal."""
+    if (cause := unreadable(path)) is not None:
+        raise OSError(errno.EINVAL, cause, os.fspath(path))
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -71,16 +71,24 @@ class Restarts:
         self.wait()
         return next(self._intact(), None)
 
-    def newest(self) -> tuple[int, dict[str, Any]] | None:
+    def newest(
+        self, damaged: Callable[[dict[str, Any]], str | None] = lambda meta: None
+    ) -> tuple[int, dict[str, Any]] | None:
         """The step of the newest restart that is intact and its `meta`, None where nothing was
-        saved. Where all that was saved is damaged, a `ConfigError` that says what is."""
+        saved. Where all that was saved is damaged, a `ConfigError` that says what is. `damaged`:
+        what is wrong, by its `meta`, with what a restart needs beside itself."""
         self.wait()
         for step in self._intact():
             try:
                 with _quiet():
-                    return step, self._content(step)["meta"]
+                    meta = self._content(step)["meta"]
+                cause = damaged(meta)
             except Exception as error:  # Orbax and TensorStore name damage in many ways
-                self._fault(step, _line(error))
+                cause = _line(error)
+            else:
+                if cause is None:
+                    return step, meta
+            self._fault(step, cause)
         if self._faults:
             raise self._none_intact()
         return None
@@ -188,7 +196,8 @@ class Restarts:
 
     def _none_intact(self) -> ConfigError:
         listed = "; ".join(f"step {step}: {cause}" for step, cause in self._faults.items())
-        return self._refuse(f"holds no intact restart ({listed})", "an undamaged copy of it")
+        allowed = "an undamaged copy of what is damaged, or a new run"
+        return self._refuse(f"holds no intact restart ({listed})", allowed)
 
     def _manager(self) -> Any:
         import orbax.checkpoint as ocp

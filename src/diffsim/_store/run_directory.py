@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import ConfigError
+from .._files import NO_FILE, unreadable
 from .json_text import read_json, to_json, write_atomically
 
 
@@ -66,10 +67,7 @@ class RunDirectory:
             raise _refuse(
                 path, "holds no config.yaml", "the directory of an earlier run", key="resume"
             )
-        link = next((each for each in sorted(path.iterdir()) if each.is_symlink()), None)
-        if link is not None:  # what goes on would be written where it leads
-            cause = f"has the symbolic link {link.name!r} in it"
-            raise _refuse(path, cause, "a directory whose files are its own", key="resume")
+        refuse_links(path)
         return cls(path)
 
     @property
@@ -170,6 +168,26 @@ class RunDirectory:
                 continue
             if isinstance(row, dict):
                 yield row, text
+
+
+def refuse_links(folder: Path, but: str | None = None) -> None:
+    """Refuse a symbolic link anywhere below `folder`: what goes on there would be written where it
+    leads; and a device or a pipe, which has no end. `but`: a folder of another program's directly
+    below, whose inside is its own business."""
+    allowed = "a directory whose files are its own"
+
+    def unsearched(error: OSError) -> None:
+        cause = f"cannot be searched for symbolic links: {error.strerror}"
+        raise _refuse(Path(error.filename), cause, allowed, key="resume")
+
+    for place, folders, files in os.walk(folder, onerror=unsearched):
+        for name in sorted((*folders, *files)):
+            path = Path(place, name)
+            if path.is_symlink() or unreadable(path) == NO_FILE:
+                what = "symbolic link" if path.is_symlink() else "special file"
+                cause = f"has the {what} {str(path.relative_to(folder))!r} in it"
+                raise _refuse(folder, cause, allowed, key="resume")
+        folders[:] = [name for name in folders if name != but or Path(place) != folder]
 
 
 def _ends_line(file: Any) -> bool:

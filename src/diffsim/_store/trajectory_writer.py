@@ -178,6 +178,11 @@ class TrajectoryWriter:
         """The number of frames in the file."""
         return max(self._moving.count, self._measured.count)
 
+    @property
+    def sums(self) -> dict[str, int]:
+        """The CRC-32 sum of the frames in each array of the file, by its place."""
+        return self._moving.sums | self._measured.sums
+
     def close(self) -> None:
         self._file.close()
 

@@ -11,9 +11,9 @@ from .. import config
 from .._errors import ConfigError
 from .._outcome import complain
 from .._report import Console
-from .._store import RunDirectory, alone, mask_secrets
+from .._store import RunDirectory, alone, mask_secrets, refuse_links
 from . import jobs as of
-from .launch import Assigned, launch, parallel
+from .launch import SUBMITTED, Assigned, launch, parallel
 from .page import write_page
 from .record import FILE, Job, Record, sha256
 from .search import overrides, propose
@@ -57,6 +57,7 @@ def begin(sweep: config.Sweep, place: Path) -> Record:
 def carry_out(record: Record, task: Task, sweep: config.Sweep | None = None) -> int:
     """Run what is not finished, and say what came of everything: the exit code. `sweep`: what a
     search composes its jobs with, else the words of its record."""
+    refuse_links(record.path, but=SUBMITTED)
     with of.held(record, of.SWEEP) as ours:
         if not ours:
             raise ConfigError("this sweep is running, in another process", key="resume")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from .._errors import ConfigError, Interrupted
 from .._store import RunDirectory, is_full, locked
@@ -42,10 +41,6 @@ def unfinished(record: Record) -> list[Job]:
 
 def _check_folder(record: Record, job: Job) -> None:
     run = RunDirectory(record.path / job.folder)
-    steps = [record.path / part for part in (*Path(job.folder).parents, job.folder)]
-    if any(step.is_symlink() for step in steps if step != record.path):
-        cause = f"the folder of job {job.folder} is a symbolic link"
-        raise ConfigError(cause, key="resume", value=str(run.path))
     if run.config.is_file():
         with contextlib.suppress(OSError, ValueError):
             if sha256(run.config_text()) == job.sha256:

@@ -18,6 +18,7 @@ from .record import Job, Record
 # only the command line may say them.
 SAID_AGAIN = ("setup", "python", "srun_args", "additional_parameters", "temp_folder")
 _OWN = "submitit_folder"
+SUBMITTED = ".submitit"  # what a cluster's launcher keeps for itself, links too
 
 
 class Assigned(NamedTuple):
@@ -95,7 +96,7 @@ def _launched(record: Record, jobs: Sequence[Job], task: Callable[[Any], float])
     place = str(record.path.absolute())
     node = {
         **record.launcher,
-        **({_OWN: f"{place}/.submitit/%j"} if _OWN in record.launcher else {}),
+        **({_OWN: f"{place}/{SUBMITTED}/%j"} if _OWN in record.launcher else {}),
     }
     words = [f"hydra.sweep.dir={config.quoted(place)}", *config.QUIET]
     version = config.VERSION_BASE

@@ -73,8 +73,8 @@ class Record:
         """The sweep in the folder `path`; a damaged record is refused with a `ConfigError`."""
         file = path / FILE
         try:
-            if file.is_symlink() or file.stat().st_size > LARGEST:
-                raise ValueError("it is a link, or too large")
+            if file.is_symlink() or not file.is_file() or file.stat().st_size > LARGEST:
+                raise ValueError("it is no regular file, or too large")
             content = json.loads(file.read_text(encoding="utf-8"))
             return _record(path, content)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -97,7 +97,16 @@ class AbstractDynamics(AbstractSimulation):
         for key in ("temperature", "masses"):
             if conditions.get(key) is not None and np.any(np.asarray(conditions[key]) <= 0):
                 raise ConfigError("must be positive", key=key)
+        self._check_species(np.shape(positions)[-2])
         check_overlap(np.asarray(positions), boxes)
+
+    def _check_species(self, atoms: int) -> None:
+        """A potential meets the atoms when it is evaluated, in `init`; a run has begun by then."""
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.potential):
+            named = [getattr(part, "name", None) for part in path[-1:]]
+            if named == ["species"] and np.shape(leaf) != (atoms,):
+                cause = f"has {np.size(leaf)} entries for {atoms} atoms"
+                raise ConfigError(cause, key="potential.species")
 
     def _start(
         self,

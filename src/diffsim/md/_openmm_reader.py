@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._errors import ConfigError
+from .._files import unreadable
 from ._box import Box, of_vectors
 from ._composite import Sum
 from ._constraints import Constraints
@@ -124,11 +125,12 @@ def _system(system: Any) -> Any:
 
 
 def _deserialised(path: File) -> Any:
+    if (cause := unreadable(path)) is not None:
+        raise ConfigError(f"{path}: {cause}", key="system")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        cause = "does not exist" if isinstance(error, FileNotFoundError) else "cannot be read"
-        raise ConfigError(f"{path}: {cause}", key="system") from error
+        raise ConfigError(f"{path}: cannot be read", key="system") from error
     if "PythonForce" in text:  # which OpenMM would unpickle: a file may not bring code along
         raise _unserved("PythonForce")
     openmm = library()

@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
+from .._files import unreadable
 from .._simulation import AbstractSimulation
 from ._box import Edges, check, members, of_vectors, triclinic, volume
 from ._cubic import CubicCrystal
@@ -202,8 +203,8 @@ def structure_data(path: str | Path, name: str, units: str | UnitSystem = "metal
 def _frames(path: Path) -> list[Any]:
     import ase.io
 
-    if not path.is_file():
-        raise _refuse(path, "does not exist")
+    if (cause := unreadable(path)) is not None:
+        raise _refuse(path, cause)
     try:
         frames = ase.io.read(path, index=":", format="extxyz")
     except Exception as error:  # ase raises whatever its parser stumbles on

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .._errors import ConfigError
+from .._files import unreadable
 from .._units import convert
 from ._box import Box, check, of_vectors, wrapped
 from ._units import UnitSystem
@@ -31,6 +32,7 @@ SITES = {
         *((1, 1, 1), (1, 3, 3), (3, 1, 3), (3, 3, 1)),
     ),
 }
+MOST_ATOMS = 2**31
 AUTOMATIC = ("fcc", "bcc", "sc")  # the denser packing wins a tie
 
 
@@ -72,6 +74,9 @@ def lattice(
 def _box(atoms: int, density: float | None, box: Sequence[float] | np.ndarray | None) -> np.ndarray:
     if not isinstance(atoms, int | np.integer) or atoms < 1:
         raise ConfigError("must be a positive whole number", key="atoms", value=atoms)
+    if atoms >= MOST_ATOMS:
+        cause = f"is more than the {MOST_ATOMS - 1} that 32 bits count"
+        raise ConfigError(cause, key="atoms", value=atoms)
     if (density is None) == (box is None):
         raise ConfigError("a lattice takes either a density or a box", key="box", value=box)
     if density is not None:
@@ -186,11 +191,12 @@ def load_structure(
 def _read(path: Path) -> str:
     if path.suffix.lower() not in (".xyz", ".extxyz"):
         raise _malformed(path, "is not named .xyz or .extxyz")
+    if (cause := unreadable(path)) is not None:
+        raise _malformed(path, cause)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        cause = "does not exist" if isinstance(error, FileNotFoundError) else "cannot be read"
-        raise _malformed(path, cause) from error
+        raise _malformed(path, "cannot be read") from error
 
 
 def _parse(text: str, path: Path, frame: int) -> "ase.Atoms":
