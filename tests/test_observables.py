@@ -194,7 +194,7 @@ def test_coordination_of_saves_has_an_error_bar():
     """The mean of that of each save; its error is the scatter over runs."""
     r = (np.arange(30) + 0.5) * 0.1
     runs = 1 + 0.2 * RNG(6).standard_normal((60, 200, 30))
-    found = [md.coordination(r, g, 0.7, 2.5) for g in runs]
+    found = [md.coordination(r, g, 0.7, 2.5, saves=True) for g in runs]
     assert found[0].unit == "1"
     plain = md.coordination(r, runs[0].mean(axis=0), 0.7, 2.5)
     assert isinstance(plain, float) and found[0].value == pytest.approx(plain, rel=1e-12)
@@ -217,13 +217,14 @@ def test_curves_of_stretches_have_error_bars(curve):
     assert isinstance(curve(runs[0], 10), np.ndarray)
 
 
+WORDS: Any = ["a"]
 ONE, TWO = np.ones(20), np.ones((20, 2))
 R = (np.arange(50) + 0.5) * 0.1
 WALK = np.zeros((40, 2, 3))
 REFUSED = {
     "heat 2-D": (lambda: md.heat_capacity(TWO, 1.0), "energy: has the shape (20, 2)"),
     "heat empty": (lambda: md.heat_capacity(ONE[:0], 1.0), "energy: has 0 entries"),
-    "heat words": (lambda: md.heat_capacity(["a"], 1.0), "energy: must be an array of numbers"),
+    "heat words": (lambda: md.heat_capacity(WORDS, 1.0), "energy: must be an array of numbers"),
     "heat cold": (lambda: md.heat_capacity(ONE, -1.0), "temperature: must be a positive"),
     "compressed": (lambda: md.compressibility(TWO, 1.0), "volume: has the shape (20, 2)"),
     "expansion": (lambda: md.thermal_expansion(ONE, ONE[:7], 1.0), "enthalpy: has 7 entries"),
@@ -240,6 +241,7 @@ REFUSED = {
     "limit": (lambda: md.coordination(R, np.ones(50), 0.7, 30.0), "limit: is beyond the last bin"),
     "negative": (lambda: md.coordination(R, np.ones(50), 0.7, -1.0), "limit: must be"),
     "bins": (lambda: md.coordination(R, np.ones(40), 0.7, 3.0), "g: has 40 entries where r has 50"),
+    "saves": (lambda: md.coordination(R, np.ones((9, 50)), 0.7, 3.0), "g: has the shape (9, 50)"),
     "uneven": (lambda: md.coordination(R**2, np.ones(50), 0.7, 3.0), "r: must be the middles"),
     "blocks": (lambda: md.diffusion(WALK, 0.1, (0.2, 1.0), blocks=0), "blocks: must be a whole"),
     "window": (lambda: md.diffusion(WALK, 0.1, (0.2, np.nan)), "window: must be two finite"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +15,8 @@ from ._checks import check_lengths, check_positive, checked_array
 from ._units import UnitSystem, unit_system
 
 Series = Float[np.ndarray, " saves"]
+Bins = Float[np.ndarray, " bins"]
+Histograms = Float[np.ndarray, "saves bins"]
 
 
 class Estimate(NamedTuple):
@@ -151,31 +153,26 @@ def dielectric_constant(
 
 @overload
 def coordination(
-    r: Float[np.ndarray, " bins"], g: Float[np.ndarray, " bins"], density: float, limit: float
+    r: Bins, g: Bins, density: float, limit: float, *, saves: Literal[False] = False
 ) -> float: ...
 @overload
 def coordination(
-    r: Float[np.ndarray, " bins"], g: Float[np.ndarray, "saves bins"], density: float, limit: float
+    r: Bins, g: Histograms, density: float, limit: float, *, saves: Literal[True]
 ) -> Estimate: ...
 def coordination(
-    r: Float[np.ndarray, " bins"],
-    g: Float[np.ndarray, " bins"] | Float[np.ndarray, "saves bins"],
-    density: float,
-    limit: float,
+    r: Bins, g: Bins | Histograms, density: float, limit: float, *, saves: bool = False
 ) -> float | Estimate:
     """n = 4πρ ∫₀^limit g(r) r² dr: neighbours within `limit`, from g in equal bins around r.
 
-    g: (bins,), which gives a number; or that of each save, (saves, bins), as `RadialDistribution`
-        observes it, which gives an `Estimate` with the error of the mean over the saves
+    g: (bins,)
     density: N/V [1/length³]
     limit: [length], not beyond the last bin
+    saves: g is that of each save, (saves, bins), as `RadialDistribution` observes it: the mean over
+        the saves, as an `Estimate` with its error
     """
     check_positive(density=density, limit=limit)
     centres = checked_array("r", r, "bins", least=2)
-    if np.ndim(g) == 1:
-        every = checked_array("g", g, "bins")[None]
-    else:
-        every = checked_array("g", g, "saves", "bins")
+    every = np.atleast_2d(checked_array("g", g, *(("saves",) if saves else ()), "bins"))
     check_lengths(r=centres, g=every.T)
     half = (centres[1] - centres[0]) / 2
     if not half > 0 or not np.allclose(np.diff(centres), 2 * half, rtol=1e-3):
@@ -187,4 +184,4 @@ def coordination(
         )
     inner, outer = np.minimum(centres - half, limit), np.minimum(centres + half, limit)
     counts = 4 / 3 * math.pi * density * np.sum(every * (outer**3 - inner**3), axis=1)
-    return float(counts[0]) if np.ndim(g) == 1 else _estimate(blocking(counts), 1.0, "1")
+    return _estimate(blocking(counts), 1.0, "1") if saves else float(counts[0])
