@@ -82,8 +82,35 @@ def check_positive(**values: Any) -> None:
             raise ConfigError("must be a positive, finite number", key=key, value=value)
 
 
+def check_sign(key: str, value: Any, vanishing: bool = False, signed: bool = False) -> None:
+    """Refuse parameters, numbers or tables, that are not finite, or not positive; `vanishing` ones
+    may be 0, `signed` ones negative."""
+    values = np.asarray(value)
+    low = not signed and np.any(values < 0 if vanishing else values <= 0)
+    if low or not np.all(np.isfinite(values)):
+        cause = ("must not be negative" if vanishing else "must be positive") if low else ""
+        raise ConfigError(cause or "must be finite", key=key, value=float(np.min(values)))
+
+
 def checked_count(key: str, value: Any, least: int = 1) -> int:
     """A whole number, not under `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ConfigError(f"must be a whole number of at least {least}", key=key, value=value)
     return int(value)
+
+
+def checked_atoms(key: str, atoms: Any, count: int) -> np.ndarray:
+    """So many different atoms each, by number from 0 on: (terms, count); none at all are (0,
+    count)."""
+    none = isinstance(atoms, (list, tuple)) and not atoms
+    rows = np.zeros((0, count)) if none else atoms
+    given = checked_array(key, rows, "terms", count, least=0)
+    wrong = (given < 0) | (given != np.round(given))
+    if np.any(wrong):
+        raise ConfigError("must be numbers of atoms, from 0 on", key=key, value=given[wrong][0])
+    ordered = np.sort(given, axis=1)
+    twice = np.any(ordered[:, 1:] == ordered[:, :-1], axis=1)
+    if np.any(twice):
+        row = given[twice][0].astype(int).tolist()
+        raise ConfigError(f"must be {count} different atoms each", key=key, value=row)
+    return given.astype(np.int32)
