@@ -203,6 +203,17 @@ def test_what_is_expected_is_read_before_the_run(text, says, capsys):
     assert "expected: " in line and says in line
 
 
+CURVE = ["experiment=lj_rdf_inverse", "inverse=reweighting", "size=tiny", "studies=[]"]
+
+
+@pytest.mark.parametrize("path", ["dense", "auto"])
+def test_a_measured_curve_of_another_length(path, capsys):
+    Path("g.csv").write_text("g,g_scale\n" + "1.0,0.1\n" * 7)
+    names = [f"targets.0.{key}.0.file=g.csv" for key in ("data", "sigma")]
+    line = refused([*CURVE, *names, f"simulation.potential.path={path}"], capsys)
+    assert "target g.data: has the shape (1, 7) where the prediction has (1, 50)" in line
+
+
 def test_no_experiment_lists_them(capsys):
     assert "lj_fit" in refused([], capsys)
 

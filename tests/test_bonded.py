@@ -122,5 +122,32 @@ def test_parameters_by_name_or_flat():
         FIELD.check({**flat, "bond_k": 1.0}, np.asarray(BOX))
     with pytest.raises(ConfigError, match="k: must be a number, or one for each"):
         FIELD.check({**flat, "angles_k": np.ones(2)}, np.asarray(BOX))
-    with pytest.raises(ConfigError, match="atoms: must be 3 atoms each"):
-        md.Angles([[0, 1]])
+
+
+TWICE = "different atoms each"
+REFUSED = [
+    (lambda: md.Angles([[0, 1]]), "atoms: has the shape (1, 2); allowed: (terms, 3)"),
+    (lambda: md.Bonds([[0, 0]]), f"atoms: must be 2 {TWICE} (got [0, 0])"),
+    (lambda: md.Bonds([[0, 1], [2, -1]]), "atoms: must be numbers of atoms"),
+    (lambda: md.Bonds([[0, 1.5]]), "atoms: must be numbers of atoms"),
+    (lambda: md.Bonds([[0, 1], [2]]), "atoms: must be an array of numbers"),
+    (lambda: md.Angles([[0, 1, 2], [3, 4, 3]]), f"atoms: must be 3 {TWICE} (got [3, 4, 3])"),
+    (lambda: md.Dihedrals([[0, 1, 2, 1]]), f"atoms: must be 4 {TWICE}"),
+    (lambda: md.Exclusions([[4, 4]]), f"exclusions: must be 2 {TWICE}"),
+    (lambda: md.exclusions([[0, 1], [2, 2]]), f"bonds: must be 2 {TWICE}"),
+    (lambda: md.Dihedrals([[0, 1, 2, 3]], periodicity=-1), "periodicity: must be whole numbers"),
+    (lambda: md.Dihedrals([[0, 1, 2, 3]], periodicity=1.5), "periodicity: must be whole numbers"),
+    (lambda: md.Dihedrals([[0, 1, 2, 3]], periodicity=[1, 2]), "periodicity: has the shape (2,)"),
+]
+
+
+@pytest.mark.parametrize(("make", "says"), REFUSED, ids=[says for _, says in REFUSED])
+def test_terms_of_no_molecule_are_refused(make, says):
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert str(caught.value).startswith(says)
+
+
+def test_terms_of_no_atoms_and_waves_as_floats():
+    assert md.Bonds([]).atoms.shape == (0, 2) and md.Exclusions([]).pairs.shape == (0, 2)
+    assert md.Dihedrals([[0, 1, 2, 3]], periodicity=[3.0]).periodicity.tolist() == [3]

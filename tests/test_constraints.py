@@ -157,9 +157,9 @@ def test_gradients_pass_through_rigid_distances():
 
 def test_what_cannot_be_is_refused():
     for pairs, lengths, words in (
-        ([[0, 0]], 1.0, "two different"),
+        ([[0, 0]], 1.0, "2 different"),
         ([[0, 1], [1, 0]], 1.0, "twice"),
-        ([[0, 1, 2]], 1.0, "pairs of atoms"),
+        ([[0, 1, 2]], 1.0, r"\(terms, 2\)"),
         ([[0, 1]], -1.0, "lengths"),
     ):
         with pytest.raises(ConfigError, match=words):

@@ -21,7 +21,7 @@ TIMES = 0.5 * np.arange(1, 7)
 def problem(step, data, conditions=None, **parameters):
     """y(t + 1/2) = step(θ, y, t), y(0) = 1, seen with sigma 0.01."""
     advance = lambda p, state: (step(p, *state), state[1] + 0.5)  # noqa: E731
-    start = lambda p, key, y0=1.0: (jnp.asarray(y0) + 0.0 * sum(p.values()), 0.0)  # noqa: E731
+    start = lambda p, key, y0=1.0: (jnp.asarray(y0) + 0.0 * sum(map(jnp.sum, p.values())), 0.0)  # noqa: E731
     simulation = ds.FunctionSimulation(advance, lambda p, s: {"y": s[0]}, start, dt=0.5)
     target = Target("y", np.broadcast_to(data, (1, 6)), 0.01, statistic="each")
     return Problem(simulation, parameters, [target], Schedule(ts=TIMES), conditions)
@@ -58,6 +58,51 @@ def test_what_the_data_leave_open_has_an_infinite_error(kind):
     }
     written = json.loads(to_json(result.uncertainty.total))
     assert {name for name, error in written.items() if error is None} == unknown
+
+
+def two_rates(p, y, t):
+    return y * jnp.exp(-0.5 * jnp.sum(p["k"] * jnp.asarray([1.0, t > 1.4])))
+
+
+def bent(p, y, t):
+    return y * jnp.exp(-0.5 * (p["a"] + jnp.where(t > 1.4, p["b"], 0.0)))
+
+
+def test_each_entry_of_an_array_has_its_error():
+    """Those of the same parameters as numbers; a number keeps a float."""
+    apart = ds.least_squares(problem(bent, WAVY, a=Parameter(0.5), b=Parameter(0.1)))
+    whole = ds.least_squares(problem(two_rates, WAVY, k=Parameter(np.array([0.5, 0.1]))))
+    errors = whole.stderr("k")
+    assert isinstance(errors, np.ndarray) and errors.shape == (2,)
+    assert all(isinstance(apart.stderr(name), float) for name in "ab")
+    np.testing.assert_allclose(errors, [apart.stderr("a"), apart.stderr("b")], rtol=1e-5)
+
+
+def first_alone(p, y, t):
+    return y * jnp.exp(-0.5 * p["k"][0])
+
+
+def all_alike(p, y, t):
+    return y * jnp.exp(-jnp.sum(p["k"]))
+
+
+@pytest.mark.parametrize(
+    ("step", "init", "transform", "open_"),
+    [
+        (first_alone, np.array([0.5, 0.1]), "positive", [False, True]),
+        (
+            all_alike,
+            np.full((2, 2), 0.1),
+            None,
+            np.ones((2, 2)),
+        ),
+        (first_alone, np.array([0.5, 0.3, 0.2]), "simplex", np.ones(3)),
+        (first_alone, np.array([0.5]), None, [False]),
+    ],
+)
+def test_entries_that_the_data_leave_open_are_infinite(step, init, transform, open_):
+    found = ds.least_squares(problem(step, WAVY, k=Parameter(init, transform=transform)))
+    np.testing.assert_array_equal(np.isinf(found.stderr("k")), open_)
 
 
 @pytest.mark.parametrize(

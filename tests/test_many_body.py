@@ -259,3 +259,10 @@ def test_a_module_of_flax_is_a_potential():
         assert found == pytest.approx(float(slope @ v), rel=1e-7)
     with pytest.raises(ConfigError, match="net"):
         potential.check({"net": 1, "other": 2}, np.ones(3))
+
+
+@pytest.mark.parametrize(("name", "near"), [("Cuu", "Cu"), ("cu", "Cu"), ("Xx", None)])
+def test_a_metal_that_is_none_suggests_a_near_one(name, near):
+    with pytest.raises(ConfigError, match="allowed: Ni, Cu") as caught:
+        md.sutton_chen(name)
+    assert caught.value.suggestion == near

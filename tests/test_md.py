@@ -378,7 +378,7 @@ def test_bad_options_are_refused(name):
     [
         (UNIT, [3.7, 9.0, 9.0], r"cutoff: is over half the box \(1.85\).*did you mean 1.85"),
         (UNIT, [math.nan, 9.0, 9.0], "box"),
-        ({"epsilon": -1.0, "sigma": 1.0}, [9.0] * 3, "epsilon: must be positive"),
+        ({"epsilon": -1.0, "sigma": 1.0}, [9.0] * 3, "epsilon: must not be negative"),
         ({"epsilon": 1.0, "sigma": 0.0}, [9.0] * 3, "sigma: must be positive"),
         ({"eps": 1.0, "sigma": 1.0}, [9.0] * 3, "epsilon and sigma"),
     ],

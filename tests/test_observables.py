@@ -190,6 +190,76 @@ def test_coordination_counts_neighbours():
     assert md.coordination(r, np.ones(50), 0.7, 3.33) == pytest.approx(0.7 * sphere, rel=1e-12)
 
 
+def test_coordination_of_saves_has_an_error_bar():
+    """The mean of that of each save; its error is the scatter over runs."""
+    r = (np.arange(30) + 0.5) * 0.1
+    runs = 1 + 0.2 * RNG(6).standard_normal((60, 200, 30))
+    found = [md.coordination(r, g, 0.7, 2.5, saves=True) for g in runs]
+    assert found[0].unit == "1"
+    plain = md.coordination(r, runs[0].mean(axis=0), 0.7, 2.5)
+    assert isinstance(plain, float) and found[0].value == pytest.approx(plain, rel=1e-12)
+    scatter = np.std([f.value for f in found], ddof=1)
+    assert np.mean([f.stderr for f in found]) == pytest.approx(scatter, rel=0.3)
+
+
+@pytest.mark.parametrize("curve", [md.mean_square_displacement, md.velocity_autocorrelation])
+def test_curves_of_stretches_have_error_bars(curve):
+    """Of independent steps: the mean of the stretches' curves, and their scatter over runs."""
+    runs = RNG(7).standard_normal((40, 160, 4, 3))
+    found = [curve(x, 10, blocks=8) for x in runs]
+    parts = [curve(part, 10) for part in runs[0].reshape(8, 20, 4, 3)]
+    np.testing.assert_allclose(found[0].values, np.mean(parts, axis=0), rtol=1e-12)
+    scatter = np.std([f.values for f in found], axis=0, ddof=1)
+    error = np.mean([f.stderr for f in found], axis=0)
+    np.testing.assert_allclose(error, scatter, rtol=0.4, atol=1e-12)
+    uneven = curve(runs[0][:157], 10, blocks=8)  # 19 saves a stretch
+    assert uneven.values.shape == uneven.stderr.shape == (10,)
+    assert isinstance(curve(runs[0], 10), np.ndarray)
+
+
+WORDS: Any = ["a"]
+ONE, TWO = np.ones(20), np.ones((20, 2))
+R = (np.arange(50) + 0.5) * 0.1
+WALK = np.zeros((40, 2, 3))
+REFUSED = {
+    "heat 2-D": (lambda: md.heat_capacity(TWO, 1.0), "energy: has the shape (20, 2)"),
+    "heat empty": (lambda: md.heat_capacity(ONE[:0], 1.0), "energy: has 0 entries"),
+    "heat words": (lambda: md.heat_capacity(WORDS, 1.0), "energy: must be an array of numbers"),
+    "heat cold": (lambda: md.heat_capacity(ONE, -1.0), "temperature: must be a positive"),
+    "compressed": (lambda: md.compressibility(TWO, 1.0), "volume: has the shape (20, 2)"),
+    "expansion": (lambda: md.thermal_expansion(ONE, ONE[:7], 1.0), "enthalpy: has 7 entries"),
+    "expansion 2-D": (lambda: md.thermal_expansion(ONE, TWO, 1.0), "enthalpy: has the shape"),
+    "vapour": (lambda: md.heat_of_vaporisation(ONE, 0, 1.0), "molecules: must be a positive"),
+    "dipole": (lambda: md.dielectric_constant(TWO, 1.0, 300.0), "dipole: has the shape (20, 2)"),
+    "volume": (lambda: md.dielectric_constant(np.ones((20, 3)), ONE[:4], 300.0), "volume: has 4"),
+    "no volume": (lambda: md.dielectric_constant(np.ones((20, 3)), 0.0, 300.0), "volume: must"),
+    "viscosity": (lambda: md.finite_size_correction(1.0, 0.0, 1.0), "viscosity: must be"),
+    "edge": (lambda: md.finite_size_correction(1.0, 1.0, -2.0), "edge: must be"),
+    "no spectrum": (lambda: md.vibrational_spectrum(ONE[:0], 0.1), "correlation: has 0 entries"),
+    "still": (lambda: md.vibrational_spectrum(0 * ONE, 0.1), "correlation: must begin"),
+    "spacing": (lambda: md.vibrational_spectrum(ONE, 0.0), "spacing: must be"),
+    "limit": (lambda: md.coordination(R, np.ones(50), 0.7, 30.0), "limit: is beyond the last bin"),
+    "negative": (lambda: md.coordination(R, np.ones(50), 0.7, -1.0), "limit: must be"),
+    "bins": (lambda: md.coordination(R, np.ones(40), 0.7, 3.0), "g: has 40 entries where r has 50"),
+    "saves": (lambda: md.coordination(R, np.ones((9, 50)), 0.7, 3.0), "g: has the shape (9, 50)"),
+    "uneven": (lambda: md.coordination(R**2, np.ones(50), 0.7, 3.0), "r: must be the middles"),
+    "blocks": (lambda: md.diffusion(WALK, 0.1, (0.2, 1.0), blocks=0), "blocks: must be a whole"),
+    "window": (lambda: md.diffusion(WALK, 0.1, (0.2, np.nan)), "window: must be two finite"),
+    "flat": (lambda: md.diffusion(WALK[:, :, 0], 0.1, (0.2, 1.0)), "positions: has the shape"),
+    "stretch": (lambda: md.mean_square_displacement(WALK, blocks=1), "blocks: must be a whole"),
+    "short": (lambda: md.mean_square_displacement(WALK, blocks=21), "trajectory: has 40 entries"),
+    "lags": (lambda: md.mean_square_displacement(WALK, 11, blocks=4), "lags: no such lag"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_observable_is_made_of_is_refused(name):
+    call, says = REFUSED[name]
+    with unchecked(), pytest.raises(ConfigError) as caught:
+        call()
+    assert str(caught.value).startswith(says)
+
+
 def test_yeh_and_hummer():
     assert md.finite_size_correction(1.5, 2.0, 10.0) == pytest.approx(2.837297 * 1.5 / 120 / np.pi)
 
@@ -259,3 +329,66 @@ def test_a_liquid_has_its_window_as_an_observable():
     )
     assert nvt.units()["velocity_correlation"] == "(angstrom)^2/(ps)^2"
     assert nvt.observe(params, state)["velocity_correlation"].shape == (2,)
+
+
+def opposite_charges(**words):
+    """Two atoms of charges 2 and -2, one of them beyond the box's boundary, and their dipole."""
+    nvt = springs(0.05, md.NVT, friction=1.0, extra=(md.Dipole([2.0, -2.0], **words),))
+    x = np.array([[4.0, 1.0, 1.0], [11.0, 1.0, -2.0]])
+    start = dict(positions=x, box=np.full(3, 10.0), temperature=1.0)
+    params = {"stiffness": jnp.asarray(1.0)}
+    return nvt, params, nvt.init(params, jax.random.key(0), **start)
+
+
+def test_the_dipole_of_two_charges():
+    nvt, params, state = opposite_charges()
+    np.testing.assert_allclose(nvt.observe(params, state)["dipole"], [-14.0, 0.0, 6.0])
+    assert nvt.units()["dipole"] == "1"
+    assert md.Dipole([1.0]).unit_in(md.METAL) == "e*(angstrom)"
+    nvt, params, state = opposite_charges(parameter="stiffness", name="M")
+    seen = lambda k: nvt.observe({"stiffness": k}, state)["M"]  # noqa: E731
+    np.testing.assert_allclose(seen(0.5), [-7.0, 0.0, 3.0])
+    np.testing.assert_allclose(jax.jacfwd(seen)(0.5), [-14.0, 0.0, 6.0])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (dict(charges=[1.0, -1.0, 0.0]), "charges: has 3 entries for 2 atoms"),
+        (dict(charges=[1.0, -1.0], parameter="stifness"), "did you mean stiffness"),
+        (dict(charges=[1.0, np.nan]), "charges: must be finite"),
+        (dict(charges=[[1.0], [-1.0]]), "charges: has the shape (2, 1)"),
+    ],
+)
+def test_a_dipole_of_other_charges_is_refused(words, says):
+    params, state = opposite_charges()[1:]
+    with unchecked(), pytest.raises(ConfigError) as caught:
+        md.Dipole(**words)(params, state)
+    assert says in str(caught.value)
+
+
+def test_a_run_of_water_has_a_dielectric_constant():
+    """M = q Σ (x_H + x_H' - 2 x_O), at rest 0.489 e Å, 2.35 D, of a molecule."""
+    waters = 8
+    dipole = md.Dipole(np.tile([-2.0, 1.0, 1.0], waters), parameter="charge")
+    kind: dict[str, Any] = dict(units="metal", tail=False, flexible=True, path="dense")
+    potential = md.Water(waters, 3.0, md.Ewald(5), **kind)
+    nvt = md.NVT(potential, 0.0005, 10.0, "metal", extra=(dipole,))
+    given = md.water_parameters("SPC/E", "metal", flexible=True)
+    params = {k: jnp.asarray(v) for k, v in given.items()}
+    start = md.water_box(waters, units="metal", density=900.0)
+
+    @eqx.filter_jit
+    def run(params, start):
+        state = nvt.init(params, jax.random.key(0), temperature=300.0, **start)
+        schedule, seen = Schedule(steps=200, save_every=5), ("dipole", "positions")
+        return ds.solve(nvt, params, state, schedule=schedule, observables=seen)
+
+    sol = run(params, start).check()
+    o, h1, h2 = np.moveaxis(np.asarray(sol.observables["positions"]).reshape(40, 8, 3, 3), 2, 0)
+    each = float(params["charge"]) * (h1 + h2 - 2 * o)
+    assert np.linalg.norm(each, axis=-1).mean() == pytest.approx(0.489, rel=0.1)
+    found = np.asarray(sol.observables["dipole"])
+    np.testing.assert_allclose(found, each.sum(axis=1), atol=1e-10)
+    epsilon = md.dielectric_constant(found, float(np.prod(start["box"])), 300.0)
+    assert epsilon.value > 1 and epsilon.stderr > 0 and epsilon.unit == "1"

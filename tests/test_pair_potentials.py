@@ -383,6 +383,54 @@ def test_buckingham_has_no_catastrophe():
         made("buckingham").check({"A": 900.0, "rho": 0.15, "C": 9.0}, np.asarray(BOX))
 
 
+ANY: Any = md  # laws as they are misunderstood
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: ANY.Pair("mie", 3.0), "law: is not a law of pairs (got 'mie')"),
+        (lambda: ANY.Pair(md.Mie, 3.0), "did you mean md.Mie()?"),
+        (lambda: ANY.Pair("bukingham", 3.0), "did you mean md.Buckingham()?"),
+        (lambda: ANY.Pair(None, 3.0), "law: is not a law"),
+        (lambda: ANY.EAM(5.0, pair=md.InversePower), "pair: is not a law"),
+    ],
+)
+def test_names_and_classes_are_no_laws(make, says):
+    with unchecked(), pytest.raises(ConfigError) as caught:
+        make()
+    assert says in str(caught.value)
+
+
+SILENT = {
+    "lj": (lambda path: md.LennardJones(RC, path=path), {"sigma": 1.0}),
+    "mie": (lambda path: md.Pair(md.Mie(), RC, path=path), {"sigma": 1.0, "n": 12.0, "m": 6.0}),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("lj", "dense"), ("lj", "tiles"), ("lj", "list"), ("mie", "dense")]
+)
+def test_atoms_without_epsilon_do_not_interact(name, path):
+    """No energy and no force, in every path, and a slope in ε that leads out of it."""
+    make, rest = SILENT[name]
+    potential, (x, box) = make(path), liquid(108, 0.6)
+    params = {"epsilon": jnp.asarray(0.0), **{k: jnp.asarray(v) for k, v in rest.items()}}
+    potential.check(params, box)
+    near = potential.allocate(params, jnp.asarray(x), jnp.asarray(box))
+    forces = jax.jit(potential.forces)(params, jnp.asarray(x), jnp.asarray(box), near)
+    np.testing.assert_array_equal(forces, 0)
+    energy = lambda e: potential.energy({**params, "epsilon": e}, jnp.asarray(x), box, near)  # noqa: E731
+    energy = jax.jit(jax.value_and_grad(energy))
+    assert energy(0.0)[0] == 0
+    assert energy(0.0)[1] == pytest.approx(float(energy(1.0)[0]), rel=1e-9)
+    for bad in (-1.0, np.nan):
+        with pytest.raises(ConfigError, match="epsilon: must"):
+            potential.check({**params, "epsilon": bad}, box)
+    with pytest.raises(ConfigError, match="sigma: must be positive"):
+        potential.check({**params, "sigma": 0.0}, box)
+
+
 def test_bad_parameters_are_refused():
     box = np.asarray(BOX)
     with pytest.raises(ConfigError, match="n: must be over m"):

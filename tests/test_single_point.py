@@ -87,6 +87,44 @@ def test_a_fit_to_energies_forces_and_virials_finds_the_potential(file):
     assert float(fitted.values["zero"]) == pytest.approx(-0.5, abs=1e-5)
 
 
+def targets_of(path, observable, data, **words):
+    """A problem of 12 atoms with one target, `path` the potential's."""
+    positions, box = md.lattice(12, density=0.1)
+    potential, moving = md.LennardJones(2.0, path=path), observable == "velocities"
+    given = {"positions": positions[None], "box": box[None]}
+    simulation = md.NVE(potential, 0.003) if moving else md.SinglePoint(potential)
+    given |= {"temperature": np.ones(1)} if moving else {}
+    names = {name: Parameter(1.0) for name in ("epsilon", "sigma")}
+    target = Target(observable, data, **words)
+    return Problem(simulation, names, [target], Schedule(steps=2, save_every=1), given)
+
+
+@pytest.mark.parametrize("path", ["auto", "list", "tiles", "dense"])
+@pytest.mark.parametrize(
+    ("observable", "shape", "words", "says"),
+    [
+        ("forces", (1, 5, 3), {}, "(1, 12, 3)"),
+        ("forces", (1, 12), {}, "(1, 12, 3)"),
+        ("potential_energy", (1, 12), {}, "(1,)"),
+        ("forces", (1, 12, 3), {"sigma": np.ones((5, 3))}, "forces.sigma"),
+        ("velocities", (1, 2, 5, 3), {"statistic": "each"}, "(1, 2, 12, 3)"),
+        ("velocities", (1, 5, 3), {}, "(1, 12, 3)"),
+    ],
+    ids=str,
+)
+def test_data_of_another_shape_than_what_is_observed(path, observable, shape, words, says):
+    problem = targets_of(path, observable, np.zeros(shape), **words)
+    with pytest.raises(ConfigError) as caught:
+        problem.check()
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["auto", "dense"])
+def test_data_of_the_shape_of_what_is_observed(path):
+    targets_of(path, "forces", np.zeros((1, 12, 3)), sigma=np.ones(3)).check()
+    targets_of(path, "velocities", np.zeros((1, 2, 12, 3)), statistic="each").check()
+
+
 def test_what_is_observed_is_what_the_potential_says():
     positions, box = liquid(32, 0.6)
     potential = md.LennardJones(2.0, "shift", tail=True)

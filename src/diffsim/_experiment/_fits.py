@@ -240,11 +240,11 @@ def parameters(experiment: Experiment, result: FitResult) -> dict[str, Any]:
         known = u is not None and free
         out[name] = {
             "value": float(value),
-            "stderr": u.total[name] if known and u else None,
+            "stderr": scalars(u.total)[name] if known and u else None,
             "unit": experiment.problem.parameters[name].unit or "1",
             "fixed": not free,
-            "statistical": u.statistical[name] if known and u else None,
-            "model": u.model[name] if known and u else None,
+            "statistical": scalars(u.statistical)[name] if known and u else None,
+            "model": scalars(u.model)[name] if known and u else None,
             "systematic": u.systematic.get(name) if known and u else None,
         }
     return out

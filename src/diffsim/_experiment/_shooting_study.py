@@ -141,7 +141,7 @@ def _row(name: str, result: FitResult, problem: Problem) -> dict[str, Any]:
     """What `measured.shooting` says of one fit."""
     freedom = problem.data_points - len(problem.free)
     key = name.replace(",", "").replace(" shooting", "").replace(" ", "_")
-    errors = result.uncertainty.total if result.uncertainty is not None else {}
+    errors = scalars(result.uncertainty.total) if result.uncertainty is not None else {}
     free = {k: v for k, v in scalars(result.values).items() if k in problem.free}
     return {
         "name": name,

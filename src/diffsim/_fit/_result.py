@@ -27,9 +27,9 @@ class FitResult(eqx.Module):
     """A fitted problem.
 
     `theta`: unconstrained free parameters; `values`: all parameters in their own units; `loss`:
-    ½ Σ r² (priors included); `uncertainty`: of each free scalar parameter, infinite where the data
-    do not determine it (None where a fit cannot tell); `prediction`: at `values`, for every
-    condition; `residuals`; `history`: one record an evaluated iterate; `converged`; `cost`;
+    ½ Σ r² (priors included); `uncertainty`: of each free parameter, infinite where the data do not
+    determine it (None where a fit cannot tell); `prediction`: at `values`, for every condition;
+    `residuals`; `history`: one record an evaluated iterate; `converged`; `cost`;
     `evaluator`: what a further fit goes on from.
     """
 
@@ -59,9 +59,10 @@ class FitResult(eqx.Module):
         }
         return facts if plan is None else facts | {"budget": plan.budget, "plan": plan.rows()}
 
-    def stderr(self, name: str) -> float:
-        """The standard error of a scalar parameter, statistical and model scatter together;
-        infinite where the data do not determine it."""
+    def stderr(self, name: str) -> Any:
+        """The standard error of a free parameter, statistical and model scatter together, infinite
+        where the data do not determine it: a number for a number, an array of its shape for an
+        array (a table, one entry a kind, knots), the largest of all for a network."""
         if self.uncertainty is None:
             return float("nan")
         return self.uncertainty.total[name]

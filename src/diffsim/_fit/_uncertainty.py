@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,11 +16,13 @@ from .._problem import Problem
 from .._statistics import blocking
 
 SAME = 1e-6  # of entries of a table, and of derivatives by them
+Error = float | np.ndarray
 NULL = 1e-6  # the component of a parameter in the null space of J from which it is undetermined
 
 
 class Uncertainty(eqx.Module):
-    """Standard errors in each parameter's own unit, by where they come from.
+    """Standard errors in each parameter's own unit, by where they come from: a number for a
+    number, an array of its shape for an array, the largest of all for a network.
 
     `statistical`: the finite simulation behind sampled averages, by blocking; zero for a
     deterministic problem. `model`: the scatter of the residuals, √(s² (JᵀJ)⁻¹), s² = χ²/(n - p):
@@ -32,16 +35,16 @@ class Uncertainty(eqx.Module):
     with others, is infinite, and so is its entry on the diagonal of `covariance`.
     """
 
-    statistical: dict[str, float]
-    model: dict[str, float]
+    statistical: dict[str, Error]
+    model: dict[str, Error]
     systematic: dict[str, float]
     covariance: np.ndarray
 
     @property
-    def total(self) -> dict[str, float]:
+    def total(self) -> dict[str, Error]:
         """The root sum of squares of the three."""
         return {
-            name: float(
+            name: _plain(
                 np.sqrt(
                     self.statistical[name] ** 2
                     + self.model[name] ** 2
@@ -79,8 +82,7 @@ def estimate(
     covariance[lost, lost] = np.inf
     flat, unravel = ravel_pytree(dict(theta))
     for name, entries in unravel(jnp.asarray(lost, flat.dtype)).items():
-        if any(np.any(entry) for entry in jax.tree.leaves(entries)):
-            model[name] = float("inf")
+        model[name] = _opened(model[name], jax.tree.leaves(entries))
     return Uncertainty(
         statistical=errors_of(problem, statistical, slopes),
         model=model,
@@ -109,6 +111,16 @@ def distinct_entries(theta: Mapping[str, jax.Array], columns: np.ndarray) -> np.
                 same[other] = one
     kept = np.unique(same)
     return (same[:, None] == kept).astype(float)
+
+
+def _opened(error: Error, lost: Sequence[jax.Array]) -> Error:
+    """The error with infinity where the residuals leave a parameter open; of shares, which do not
+    stand for one unconstrained number each, and of networks, wherever they leave any of it."""
+    if len(lost) == 1 and np.shape(lost[0]) == np.shape(error):
+        return _plain(np.where(np.asarray(lost[0]) > 0, np.inf, error))
+    if any(np.any(entry) for entry in lost):
+        return _plain(np.full(np.shape(error), np.inf))
+    return error
 
 
 def sampling_errors(jacobian: np.ndarray, influences: Sequence[np.ndarray]) -> np.ndarray:
@@ -199,10 +211,18 @@ def slopes_of(problem: Problem, theta: Mapping[str, jax.Array]) -> dict[str, np.
 
 def errors_of(
     problem: Problem, covariance: np.ndarray, slopes: Mapping[str, np.ndarray]
-) -> dict[str, float]:
-    """Standard errors of scalar parameters in their own units; arrays report their largest."""
+) -> dict[str, Error]:
+    """Standard errors of the free parameters in their own units, as `Uncertainty` holds them."""
     out = {}
     for name in sorted(problem.free):
         variances = np.einsum("ij,jk,ik->i", slopes[name], covariance, slopes[name])
-        out[name] = float(np.sqrt(max(np.max(variances), 0.0)))
+        errors = np.sqrt(np.maximum(variances, 0.0))
+        init = problem.parameters[name].init
+        array = isinstance(init, (float, int, np.ndarray, np.generic, jax.Array))
+        out[name] = _plain(errors.reshape(np.shape(init)) if array else np.max(errors))
     return out
+
+
+def _plain(error: Any) -> Error:
+    """A number as a float."""
+    return error if np.ndim(error) else float(error)

@@ -33,17 +33,21 @@ def check_lengths(conditions: Mapping[str, Any]) -> None:
         )
 
 
-def check_names(simulation: AbstractSimulation, conditions: Mapping[str, Any]) -> None:
-    """Refuse a condition that `init` does not take, and none where it needs one."""
+def check_names(
+    simulation: AbstractSimulation, conditions: Mapping[str, Any], whole: bool = True
+) -> None:
+    """Refuse a condition that `init` does not take; if these are the `whole` of them, also the lack
+    of one that it cannot do without."""
     known = inspect.signature(simulation.init).parameters
-    usual = {n: p for n, p in known.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-    for name, each in usual.items():
-        if each.default is each.empty and name not in ("params", "key", *conditions):
-            raise ConfigError("must be given", key=f"conditions.{name}")
-    names = tuple(n for n, p in known.items() if p.kind is not p.VAR_KEYWORD)
-    if len(names) < len(known):  # it takes any
+    own = {n: p for n, p in known.items() if n not in ("params", "key")}
+    if any(p.kind is p.VAR_KEYWORD for p in own.values()):  # it takes any
         return
-    names = tuple(n for n in names if n not in ("params", "key"))
+    names = tuple(own)
+    for key, p in own.items():
+        if whole and p.default is p.empty and key not in conditions:
+            raise ConfigError(
+                f"is not given, and {type(simulation).__name__} needs it", key=f"conditions.{key}"
+            )
     for key in conditions:
         if key not in names:
             raise ConfigError("no such condition", key=f"conditions.{key}", allowed=names)

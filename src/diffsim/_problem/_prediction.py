@@ -94,14 +94,18 @@ def observables_at_start(
 ) -> dict[str, tuple[int, ...] | None]:
     """The observables of one state by name, with their shapes where a start can be traced; else
     those that have units."""
-    if not simulation.traceable_init():
+    first = jax.tree.map(lambda x: np.asarray(x)[0], dict(conditions))
+
+    def seen(given: Mapping[str, Any]) -> dict[str, Array]:
+        return simulation.observe(params, simulation.init(params, jax.random.key(0), **given))
+
+    if simulation.traceable_init():
+        return {name: x.shape for name, x in eqx.filter_eval_shape(seen, first).items()}
+    try:  # of traced positions a potential allocates no list, and looks at all pairs
+        shapes = eqx.filter_eval_shape(seen, jax.tree.map(jnp.asarray, first))
+    except jax.errors.JAXTypeError:
         return dict.fromkeys(simulation.units())
-    one = jax.tree.map(lambda x: np.asarray(x)[0], dict(conditions))
-
-    def seen() -> dict[str, Array]:
-        return simulation.observe(params, simulation.init(params, jax.random.key(0), **one))
-
-    return {name: x.shape for name, x in eqx.filter_eval_shape(seen).items()}
+    return {name: x.shape for name, x in shapes.items()}
 
 
 def fetched(prediction: Prediction, placement: AbstractPlacement) -> Prediction:

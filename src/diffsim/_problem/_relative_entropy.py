@@ -83,7 +83,7 @@ class Configurations(AbstractReference):
         return jnp.mean(jax.lax.map(energy, jax.tree.map(jnp.asarray, self.values)))
 
     def check(self, simulation: AbstractSimulation) -> None:
-        check_names(simulation, self.values)
+        check_names(simulation, self.values, whole=False)
         if not simulation.traceable_init():
             raise ConfigError(
                 f"{type(simulation).__name__} allocates neighbour lists as it starts, which "

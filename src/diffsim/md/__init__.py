@@ -15,6 +15,7 @@ from ._cubic import Cubic as Cubic
 from ._cubic import CubicCrystal as CubicCrystal
 from ._descents import FIRE as FIRE
 from ._descents import LBFGS as LBFGS
+from ._dipole import Dipole as Dipole
 from ._eam import EAM as EAM
 from ._eam import Exponential as Exponential
 from ._eam import SquareRoot as SquareRoot
@@ -81,6 +82,7 @@ from ._structures import maxwell_velocities as maxwell_velocities
 from ._structures import number_density as number_density
 from ._tersoff import Tersoff as Tersoff
 from ._tersoff import tersoff_silicon as tersoff_silicon
+from ._transport import Curve as Curve
 from ._transport import diffusion as diffusion
 from ._transport import finite_size_correction as finite_size_correction
 from ._transport import mean_square_displacement as mean_square_displacement

@@ -10,16 +10,9 @@ from jaxtyping import Array, Int, PyTree
 
 from .._errors import ConfigError
 from ._box import Edges, sound
+from ._checks import checked_atoms
 from ._exclusions import separation
 from ._potential import AbstractPotential, Box, Positions
-
-
-def _members(atoms: Any, count: int, key: str) -> Array:
-    whole = np.asarray(atoms, np.int32)
-    whole = whole if whole.size else whole.reshape(0, count)
-    if whole.ndim != 2 or whole.shape[1] != count:
-        raise ConfigError(f"must be {count} atoms each, not {whole.shape}", key=key)
-    return jnp.asarray(whole)
 
 
 def _kinds(kinds: Any, count: int) -> Array | None:
@@ -61,7 +54,7 @@ class Bonds(AbstractPotential):
     kinds: Int[Array, " bonds"] | None
 
     def __init__(self, atoms: Any, kinds: Any = None):
-        self.atoms = _members(atoms, 2, "atoms")
+        self.atoms = jnp.asarray(checked_atoms("atoms", atoms, 2))
         self.kinds = _kinds(kinds, len(self.atoms))
 
     def energy(
@@ -90,7 +83,7 @@ class Angles(AbstractPotential):
     kinds: Int[Array, " angles"] | None
 
     def __init__(self, atoms: Any, kinds: Any = None):
-        self.atoms = _members(atoms, 3, "atoms")
+        self.atoms = jnp.asarray(checked_atoms("atoms", atoms, 3))
         self.kinds = _kinds(kinds, len(self.atoms))
 
     def energy(
@@ -123,9 +116,15 @@ class Dihedrals(AbstractPotential):
     kinds: Int[Array, " dihedrals"] | None
 
     def __init__(self, atoms: Any, periodicity: Any = 1, kinds: Any = None):
-        self.atoms = _members(atoms, 4, "atoms")
-        whole = jnp.asarray(periodicity, jnp.int32)
-        self.periodicity = jnp.broadcast_to(whole, self.atoms.shape[:1])
+        self.atoms = jnp.asarray(checked_atoms("atoms", atoms, 4))
+        waves = np.asarray(periodicity)
+        if waves.shape not in ((), self.atoms.shape[:1]):
+            cause = f"has the shape {waves.shape} for {len(self.atoms)} dihedrals"
+            raise ConfigError(cause, key="periodicity")
+        if np.any(waves < 1) or np.any(waves != np.round(waves)):
+            cause = "must be whole numbers of at least 1"
+            raise ConfigError(cause, key="periodicity", value=waves.tolist())
+        self.periodicity = jnp.broadcast_to(jnp.asarray(waves, jnp.int32), self.atoms.shape[:1])
         self.kinds = _kinds(kinds, len(self.atoms))
 
     def energy(

@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from .._errors import ConfigError
 from ._box import members, nearest
+from ._checks import checked_atoms
 from ._state import State
 
 NEWTON = 8  # steps to machine precision, with one or two to spare: each doubles the digits
@@ -40,12 +41,7 @@ class Constraints(eqx.Module):
     lengths: tuple[float, ...] = eqx.field(static=True)
 
     def __init__(self, pairs: Any, lengths: Any):
-        given = np.asarray(pairs)
-        if given.ndim != 2 or given.shape[1] != 2 or not np.issubdtype(given.dtype, np.integer):
-            raise ConfigError(f"must be pairs of atoms, not of shape {given.shape}", key="pairs")
-        given = given.astype(np.int32)
-        if np.any(given < 0) or np.any(given[:, 0] == given[:, 1]):
-            raise ConfigError("must be numbers of two different atoms", key="pairs")
+        given = checked_atoms("pairs", pairs, 2)
         if len({frozenset(pair) for pair in given.tolist()}) < len(given):
             raise ConfigError("names a pair twice", key="pairs")
         edges = np.broadcast_to(np.asarray(lengths, dtype=float), len(given)).copy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -15,7 +15,9 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from .._errors import ConfigError, SimulationError
 from .._simulation import RESULTS, AbstractSimulation
 from ._box import fractions, members, sides, triclinic, volume, widths
+from ._checks import check_start
 from ._clusters import Clusters
+from ._constraints import Constraints, snapped, unstretched
 from ._neighbours import Neighbours
 from ._observable import AbstractObservable
 from ._potential import AbstractPotential, Thermo
@@ -66,6 +68,8 @@ class AbstractDynamics(AbstractSimulation):
     unit_system: eqx.AbstractVar[UnitSystem]
     extra: eqx.AbstractVar[tuple[AbstractObservable, ...]]
 
+    needed: ClassVar[tuple[str, ...]] = ()  # of the conditions that `init` may do without
+
     def time_step(self) -> float | None:
         return self.dt
 
@@ -88,6 +92,7 @@ class AbstractDynamics(AbstractSimulation):
 
     def check(self, params: PyTree, *, box: Any, positions: Any, **conditions: Any) -> None:
         """Host side: refuse what cannot be right; conditions may carry a batch axis."""
+        check_start({"positions": positions, **conditions}, self.needed, batched=True)
         boxes = members(box, positions)
         for each in np.unique(boxes, axis=0):
             self.potential.check(params, each)
@@ -117,17 +122,23 @@ class AbstractDynamics(AbstractSimulation):
         masses: Any,
         temperature: Any,
         velocities: Any,
+        rigid: Constraints | None = None,
+        **more: Any,
     ) -> State:
+        """A state of what `init` was given, checked; `rigid`: distances that it is to have; `more`:
+        what else the ensemble needs."""
         given = dict(
             box=box,
             positions=positions,
             temperature=temperature,
             masses=masses,
             velocities=velocities,
+            **more,
         )
+        check_start(given, self.needed)
         if not any(isinstance(x, Tracer) for x in jax.tree.leaves((params, given))):
             self.check(params, **given)
-        positions = jnp.asarray(positions)
+        positions = jnp.asarray(snapped(rigid, positions, masses, box))
         if not jnp.issubdtype(positions.dtype, jnp.floating):
             positions = positions.astype(float)
         box = jnp.asarray(box, positions.dtype)
@@ -140,7 +151,7 @@ class AbstractDynamics(AbstractSimulation):
             velocities = maxwell_velocities(key, masses, kT).astype(positions.dtype)
         velocities = jnp.asarray(velocities, positions.dtype)
         neighbours = self.potential.allocate(params, positions, box)
-        return State(
+        start = State(
             positions=positions,
             velocities=velocities,
             forces=self.potential.forces(params, positions, box, neighbours),
@@ -149,6 +160,7 @@ class AbstractDynamics(AbstractSimulation):
             step=jnp.zeros((), jnp.int32),
             neighbours=neighbours,
         )
+        return unstretched(rigid, start)
 
     def variables(self, state: State) -> PyTree:
         return state.positions, state.velocities

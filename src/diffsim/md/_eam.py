@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from .._errors import ConfigError
 from .._units import convert
 from ._many_body import AbstractManyBody, Environment, Where
-from ._pair_laws import AbstractPairLaw, InversePower
+from ._pair_laws import AbstractPairLaw, InversePower, checked_law
 from ._pair_potential import kinds_of
 from ._units import UnitSystem, unit_system
 
@@ -71,6 +71,8 @@ class EAM(AbstractManyBody):
     species: Int[Array, " atoms"] | None = eqx.field(default=None, kw_only=True, converter=kinds_of)
 
     def __check_init__(self):
+        for name, law in self._laws().items():
+            checked_law(name, law)
         if self.onset is not None and not 0 < self.onset < self.cutoff:
             raise ConfigError(
                 "must lie between 0 and the cutoff, below it", key="onset", value=self.onset

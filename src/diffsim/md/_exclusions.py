@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._errors import ConfigError
 from ._box import Edges, distinct, nearest, sides
+from ._checks import checked_atoms
 from ._species import Species, of_pairs
 
 Radial = Callable[[PyTree, Array], Any]
@@ -41,14 +41,8 @@ class Exclusions(eqx.Module):
     kept: Float[Array, " pairs"]
 
     def __init__(self, pairs: Any, kept: Any = 0.0):
-        self.pairs = _whole(pairs)
+        self.pairs = jnp.asarray(checked_atoms("exclusions", pairs, 2))
         self.kept = jnp.broadcast_to(jnp.asarray(kept, float), self.pairs.shape[:1])
-
-    def __check_init__(self):
-        if self.pairs.ndim != 2 or self.pairs.shape[1] != 2:
-            raise ConfigError(
-                f"must be pairs of atoms (pairs, 2), not {self.pairs.shape}", key="exclusions"
-            )
 
     def _pairs(
         self, params: PyTree, positions: Array, box: Array, species: Species
@@ -79,12 +73,6 @@ class Exclusions(eqx.Module):
         return jnp.zeros_like(positions).at[i].add(each).at[j].add(-each)
 
 
-def _whole(pairs: Any) -> Array:
-    """Indices as 32-bit integers; no pairs at all are (0, 2)."""
-    whole = np.asarray(pairs, np.int32)
-    return jnp.asarray(whole if whole.size else whole.reshape(0, 2))
-
-
 def exclusions(bonds: Any, *, through: int = 3, one_four: float = 0.0) -> Exclusions:
     """The pairs that `through` bonds or fewer join: 1-2, 1-3 and 1-4 by default.
 
@@ -92,7 +80,7 @@ def exclusions(bonds: Any, *, through: int = 3, one_four: float = 0.0) -> Exclus
     through: 3 leaves out 1-2 and 1-3 pairs and keeps the share `one_four` of 1-4 pairs (0.5 for
         Lennard-Jones in OPLS and Amber, 0.8333 for Amber's charges); 2 leaves out 1-2 and 1-3
     """
-    pairs = np.asarray(bonds, int).reshape(-1, 2)
+    pairs = checked_atoms("bonds", bonds, 2)
     count = int(pairs.max(initial=-1)) + 1
     beside: list[set[int]] = [set() for _ in range(count)]
     for i, j in pairs.tolist():

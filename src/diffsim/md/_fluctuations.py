@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from jaxtyping import Float
@@ -11,9 +11,12 @@ from jaxtyping import Float
 from .._errors import ConfigError
 from .._statistics import Average, blocking, of_means
 from .._units import convert
+from ._checks import check_lengths, check_positive, checked_array
 from ._units import UnitSystem, unit_system
 
 Series = Float[np.ndarray, " saves"]
+Bins = Float[np.ndarray, " bins"]
+Histograms = Float[np.ndarray, "saves bins"]
 
 
 class Estimate(NamedTuple):
@@ -33,19 +36,19 @@ def _estimate(found: Average, factor: float, unit: str) -> Estimate:
     return Estimate(float(found.mean) * factor, float(found.stderr) * factor, unit)
 
 
-def _covariance(a: Any, b: Any, factor: Any = 1.0, over: Any = None) -> Average:
+def _covariance(
+    a: np.ndarray, b: np.ndarray, factor: Any = 1.0, over: np.ndarray | None = None
+) -> Average:
     """factor · cov(A, B)/⟨over⟩."""
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     x, y = a - a.mean(), b - b.mean()
     if over is None:
         return of_means(lambda xy, x, y: factor * (xy - x * y), x * y, x, y)
-    return of_means(lambda xy, x, y, v: factor * (xy - x * y) / v, x * y, x, y, np.asarray(over))
+    return of_means(lambda xy, x, y, v: factor * (xy - x * y) / v, x * y, x, y, over)
 
 
 def _thermal(temperature: float, units: str | UnitSystem) -> tuple[UnitSystem, float]:
     system = unit_system(units)
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ConfigError("must be positive", key="temperature", value=temperature)
+    check_positive(temperature=temperature)
     return system, temperature * system.boltzmann
 
 
@@ -64,7 +67,8 @@ def heat_capacity(
     freedom: degrees of freedom g of the kinetic part, whose share is known: 3N of N atoms
     """
     system, kT = _thermal(temperature, units)
-    found = _covariance(energy, energy, 1 / (kT * temperature))
+    energies = checked_array("energy", energy, "saves")
+    found = _covariance(energies, energies, 1 / (kT * temperature))
     unit = system.filled("{energy}/{temperature}")
     value = float(found.mean) + freedom / 2 * system.boltzmann
     return Estimate(value, float(found.stderr), unit)
@@ -75,7 +79,8 @@ def compressibility(
 ) -> Estimate:
     """κ_T = (⟨V²⟩ - ⟨V⟩²)/(⟨V⟩ kT) [1/pressure], of volumes (saves,) [length³] in NPT."""
     system, kT = _thermal(temperature, units)
-    found = _covariance(volume, volume, 1 / kT, over=volume)
+    volumes = checked_array("volume", volume, "saves")
+    found = _covariance(volumes, volumes, 1 / kT, over=volumes)
     return _estimate(found, 1 / system.pressure_factor, system.filled("1/({pressure})"))
 
 
@@ -89,7 +94,9 @@ def thermal_expansion(
         independent of both and may be left out
     """
     system, kT = _thermal(temperature, units)
-    found = _covariance(volume, enthalpy, 1 / (kT * temperature), over=volume)
+    v, h = checked_array("volume", volume, "saves"), checked_array("enthalpy", enthalpy, "saves")
+    check_lengths(volume=v, enthalpy=h)
+    found = _covariance(v, h, 1 / (kT * temperature), over=v)
     return _estimate(found, 1.0, system.filled("1/({temperature})"))
 
 
@@ -107,7 +114,8 @@ def heat_of_vaporisation(
     gas: u_gas, the mean potential energy of one molecule alone; 0 where it is rigid or an atom
     """
     system, kT = _thermal(temperature, units)
-    found = blocking(np.asarray(energy) / molecules)
+    check_positive(molecules=molecules)
+    found = blocking(checked_array("energy", energy, "saves") / molecules)
     return Estimate(gas + kT - float(found.mean), float(found.stderr), system.filled("{energy}"))
 
 
@@ -120,7 +128,7 @@ def dielectric_constant(
 ) -> Estimate:
     """ε = 1 + (⟨M²⟩ - ⟨M⟩²)/(3 ε₀ ⟨V⟩ kT), with conducting boundaries (Ewald sums) [1].
 
-    dipole: M, of the whole box [elementary charge · length]
+    dipole: M, of the whole box [elementary charge · length], as `Dipole` observes it
     volume: [length³], a number or a series
     """
     system, _ = _thermal(temperature, units)
@@ -129,9 +137,13 @@ def dielectric_constant(
     # e²/(ε₀ · length · kT), a number
     charge = f"elementary_charge^2/(vacuum_permittivity*{system.length})"
     strength = convert(1.0, charge, system.energy) / (temperature * system.boltzmann)
-    moments = [np.asarray(dipole, dtype=float)[:, k] for k in range(3)]
-    moments = [m - m.mean() for m in moments]
-    edges = np.broadcast_to(np.asarray(volume, dtype=float), moments[0].shape)
+    moments = [m - m.mean() for m in checked_array("dipole", dipole, "saves", 3).T]
+    if np.ndim(volume) == 0:
+        check_positive(volume=volume)
+        edges = np.full(len(moments[0]), float(volume))
+    else:
+        edges = checked_array("volume", volume, "saves")
+        check_lengths(dipole=moments[0], volume=edges)
 
     def epsilon(x2, y2, z2, x, y, z, v):
         return 1 + strength * (x2 - x * x + y2 - y * y + z2 - z * z) / (3 * v)
@@ -139,14 +151,37 @@ def dielectric_constant(
     return _estimate(of_means(epsilon, *(m * m for m in moments), *moments, edges), 1.0, "1")
 
 
+@overload
 def coordination(
-    r: Float[np.ndarray, " bins"], g: Float[np.ndarray, " bins"], density: float, limit: float
-) -> float:
+    r: Bins, g: Bins, density: float, limit: float, *, saves: Literal[False] = False
+) -> float: ...
+@overload
+def coordination(
+    r: Bins, g: Histograms, density: float, limit: float, *, saves: Literal[True]
+) -> Estimate: ...
+def coordination(
+    r: Bins, g: Bins | Histograms, density: float, limit: float, *, saves: bool = False
+) -> float | Estimate:
     """n = 4πρ ∫₀^limit g(r) r² dr: neighbours within `limit`, from g in equal bins around r.
 
+    g: (bins,)
     density: N/V [1/length³]
+    limit: [length], not beyond the last bin
+    saves: g is that of each save, (saves, bins), as `RadialDistribution` observes it: the mean over
+        the saves, as an `Estimate` with its error
     """
-    r, g = np.asarray(r, dtype=float), np.asarray(g, dtype=float)
-    half = (r[1] - r[0]) / 2
-    inner, outer = np.minimum(r - half, limit), np.minimum(r + half, limit)
-    return float(4 / 3 * math.pi * density * np.sum(g * (outer**3 - inner**3)))
+    check_positive(density=density, limit=limit)
+    centres = checked_array("r", r, "bins", least=2)
+    every = np.atleast_2d(checked_array("g", g, *(("saves",) if saves else ()), "bins"))
+    check_lengths(r=centres, g=every.T)
+    half = (centres[1] - centres[0]) / 2
+    if not half > 0 or not np.allclose(np.diff(centres), 2 * half, rtol=1e-3):
+        raise ConfigError("must be the middles of bins of one thickness, ascending", key="r")
+    last = float(centres[-1] + half)
+    if limit > last * (1 + 1e-6):
+        raise ConfigError(
+            "is beyond the last bin", key="limit", value=limit, allowed=f"to {last:g}"
+        )
+    inner, outer = np.minimum(centres - half, limit), np.minimum(centres + half, limit)
+    counts = 4 / 3 * math.pi * density * np.sum(every * (outer**3 - inner**3), axis=1)
+    return _estimate(blocking(counts), 1.0, "1") if saves else float(counts[0])

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, PyTree
 
 from .._errors import ConfigError
 from ._box import volume
+from ._checks import check_sign
 from ._exclusions import Exclusions
 from ._pair_engines import Path, Precision
 from ._pair_potential import AbstractPairPotential, Truncation, kinds_of
@@ -89,11 +90,8 @@ class LennardJones(AbstractPairPotential):
         if set(params) != {"epsilon", "sigma"}:
             raise ConfigError("needs the parameters epsilon and sigma", value=sorted(params))
         for name in ("epsilon", "sigma"):
-            values = np.asarray(params[name])
-            # of several kinds, some may not interact
-            low = values < 0 if name == "epsilon" and values.ndim else values <= 0
-            if not np.all(np.isfinite(values)) or np.any(low):
-                raise ConfigError("must be positive", key=name, value=float(np.min(values)))
+            # atoms without ε do not interact
+            check_sign(name, params[name], vanishing=name == "epsilon")
         check_tables(params, self.species)
         self.check_box(box)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .._simulation import AbstractEquilibrium, AbstractReversible
+from ._checks import checked_count
 from ._dynamics import AbstractDynamics, checked_dt
 from ._exact import RESOLUTION, check_exact, grid, off_grid
 from ._observable import AbstractObservable
@@ -18,7 +19,6 @@ from ._potential import AbstractPotential
 from ._state import Chain, State
 from ._thermal import (
     at_temperature,
-    checked_links,
     checked_relaxation,
     degrees_of_freedom,
     light_sample,
@@ -65,6 +65,8 @@ class NoseHoover(AbstractDynamics, AbstractReversible, AbstractEquilibrium):
     unit_system: UnitSystem = eqx.field(static=True)
     extra: tuple[AbstractObservable, ...] = ()
 
+    needed: ClassVar = ("temperature",)
+
     def __init__(
         self,
         potential: AbstractPotential,
@@ -77,7 +79,7 @@ class NoseHoover(AbstractDynamics, AbstractReversible, AbstractEquilibrium):
     ):
         self.potential, self.dt, self.extra = potential, checked_dt(dt), tuple(extra)
         self.relaxation = checked_relaxation(relaxation, 5 * self.dt)
-        self.links, self.zero_momentum = checked_links(links), zero_momentum
+        self.links, self.zero_momentum = checked_count("links", links), zero_momentum
         self.unit_system = unit_system(units)
 
     def init(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -87,7 +89,7 @@ class NoseHoover(AbstractDynamics, AbstractReversible, AbstractEquilibrium):
         *,
         positions: Any,
         box: Any,
-        temperature: Any,
+        temperature: Any = None,
         masses: Any = 1.0,
         velocities: Any = None,
     ) -> State:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
@@ -17,7 +16,8 @@ from .._errors import ConfigError
 from .._simulation import AbstractEquilibrium
 from ._box import as_matrix, grown, times, triclinic, volume
 from ._changing_box import ChangingBox
-from ._constraints import Constraints, drifted, snapped, tangent, unstretched
+from ._checks import checked_count
+from ._constraints import Constraints, drifted, tangent
 from ._dynamics import AbstractDynamics, checked_dt
 from ._observable import AbstractObservable
 from ._potential import AbstractPotential
@@ -87,6 +87,8 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
     extra: tuple[AbstractObservable, ...] = ()
     constraints: Constraints | None = None
 
+    needed: ClassVar = ("temperature", "pressure")
+
     def __init__(
         self,
         potential: AbstractPotential,
@@ -103,11 +105,10 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
         self.constraints = constraints
         self.potential = potential if isinstance(potential, ChangingBox) else ChangingBox(potential)
         self.dt, self.extra = checked_dt(dt), tuple(extra)
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ConfigError("must be a whole number of at least 1", key="every", value=every)
-        self.relaxation = checked_relaxation(relaxation, every * self.dt)
+        self.every = checked_count("every", every)
+        self.relaxation = checked_relaxation(relaxation, self.every * self.dt)
         self.friction, self.compressibility = float(friction), float(compressibility)
-        self.every, self.shape, self.unit_system = every, shape, unit_system(units)
+        self.shape, self.unit_system = shape, unit_system(units)
 
     def __check_init__(self):
         for key in ("friction", "compressibility"):
@@ -124,13 +125,11 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
         *,
         positions: Any,
         box: Any,
-        temperature: Any,
-        pressure: Any,
+        temperature: Any = None,
+        pressure: Any = None,
         masses: Any = 1.0,
         velocities: Any = None,
     ) -> State:
-        if not isinstance(pressure, Tracer) and not np.all(np.isfinite(np.asarray(pressure))):
-            raise ConfigError("must be finite", key="pressure")
         if self.shape == "anisotropic" and triclinic(box):
             raise ConfigError(
                 "is triclinic, where edges do not move one by one",
@@ -140,9 +139,8 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
         if self.shape == "triclinic":
             box = as_matrix(box)
         key, first = jax.random.split(key)
-        positions = snapped(self.constraints, positions, masses, box)
-        start = self._start(params, first, positions, box, masses, temperature, velocities)
-        start = unstretched(self.constraints, start)
+        given = positions, box, masses, temperature, velocities
+        start = self._start(params, first, *given, self.constraints, pressure=pressure)
         virial = self._thermo(params, start).virial
         if not isinstance(virial, Tracer) and bool(jnp.isnan(virial)):
             raise ConfigError(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from .._errors import ConfigError
 from .._simulation import AbstractReversible
 from ._changing_box import at_last
-from ._constraints import Constraints, held_virial, snapped, unstretched
+from ._constraints import Constraints, held_virial
 from ._dynamics import AbstractDynamics, checked_dt
 from ._exact import RESOLUTION, check_exact, grid, off_grid
 from ._observable import AbstractObservable
@@ -71,9 +71,8 @@ class NVE(AbstractDynamics, AbstractReversible):
         temperature: Any = None,
         velocities: Any = None,
     ) -> State:
-        rigid, x = self.constraints, snapped(self.constraints, positions, masses, box)
-        start = self._start(params, key, x, box, masses, temperature, velocities)
-        return unstretched(rigid, start)
+        given = positions, box, masses, temperature, velocities
+        return self._start(params, key, *given, self.constraints)
 
     def continue_from(self, params: PyTree, state: State) -> State:
         """A state of another ensemble (from equilibration, say) as a start, its centre at rest."""

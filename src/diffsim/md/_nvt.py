@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._errors import ConfigError
 from .._simulation import AbstractEquilibrium
-from ._constraints import Constraints, drifted, held_virial, snapped, tangent, unstretched
+from ._constraints import Constraints, drifted, held_virial, tangent
 from ._dynamics import AbstractDynamics, checked_dt
 from ._observable import AbstractObservable
 from ._potential import AbstractPotential
@@ -47,6 +47,8 @@ class NVT(AbstractDynamics, AbstractEquilibrium):
     extra: tuple[AbstractObservable, ...] = ()
     constraints: Constraints | None = None
 
+    needed: ClassVar = ("temperature",)
+
     def __init__(
         self,
         potential: AbstractPotential,
@@ -71,14 +73,13 @@ class NVT(AbstractDynamics, AbstractEquilibrium):
         *,
         positions: Any,
         box: Any,
-        temperature: Any,
+        temperature: Any = None,
         masses: Any = 1.0,
         velocities: Any = None,
     ) -> State:
         key, start = jax.random.split(key)
-        positions = snapped(self.constraints, positions, masses, box)
-        state = self._start(params, start, positions, box, masses, temperature, velocities)
-        state = unstretched(self.constraints, state)
+        given = positions, box, masses, temperature, velocities
+        state = self._start(params, start, *given, self.constraints)
         kT = jnp.asarray(temperature, state.positions.dtype) * self.unit_system.boltzmann
         return eqx.tree_at(
             lambda s: (s.kT, s.key, s.kinetic),

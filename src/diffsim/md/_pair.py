@@ -13,9 +13,10 @@ from jaxtyping import Array, Int, PyTree
 
 from .._errors import ConfigError
 from ._box import volume
+from ._checks import check_sign
 from ._exclusions import Exclusions
 from ._pair_engines import Path, Precision
-from ._pair_laws import AbstractPairLaw
+from ._pair_laws import AbstractPairLaw, checked_law
 from ._pair_potential import AbstractPairPotential, Truncation, kinds_of
 from ._potential import Box, Positions, Thermo
 from ._species import check_tables, mixed, of_no_order
@@ -62,7 +63,8 @@ class Pair(AbstractPairPotential):
         species: Any = None,
         exclusions: Exclusions | None = None,
     ):
-        self.law, self.cutoff, self.truncation, self.tail = law, float(cutoff), truncation, tail
+        self.law, self.cutoff = checked_law("law", law), float(cutoff)
+        self.truncation, self.tail = truncation, tail
         self.onset, self.precision, self.path, self.skin = onset, precision, path, skin
         self.species, self.exclusions = kinds_of(species), exclusions
 
@@ -91,10 +93,7 @@ class Pair(AbstractPairPotential):
             raise ConfigError(f"needs the parameters {', '.join(names)}", value=sorted(params))
         for name, value in params.items():
             values = np.asarray(value)
-            low = name not in self.law.signed and np.any(values <= 0)
-            if low or not np.all(np.isfinite(values)):
-                cause = "must be positive" if low else "must be finite"
-                raise ConfigError(cause, key=name, value=float(np.min(values)))
+            check_sign(name, values, name in self.law.vanishing, name in self.law.signed)
         if self.law.scalar:
             check_tables(params, self.species)
         self.law.check(params if not self.law.rules else self._mixed(params), self.cutoff)

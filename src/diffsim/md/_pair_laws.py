@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._errors import ConfigError
+from .._errors import ConfigError, nearest
 
 
 class AbstractPairLaw(eqx.Module):
@@ -25,8 +25,9 @@ class AbstractPairLaw(eqx.Module):
             def energy(self, params, r):
                 return params["A"] * jnp.exp(-((r / params["width"]) ** 2))
 
-    `units`: the dimension of each parameter; `signed`: those that need not be positive; `rules`:
-    how one number a kind makes one for each pair of kinds, "mean" or "root" (of the product).
+    `units`: the dimension of each parameter; `signed`: those that need not be positive;
+    `vanishing`: those that may be zero, where atoms do not interact; `rules`: how one number a kind
+    makes one for each pair of kinds, "mean" or "root" (of the product).
     `scalar`: parameters are a number for each pair; `decays`: φ falls off faster than r⁻³, so that
     there is a tail correction; `linear`: φ is linear in what `prepare` gives, so that a few sums
     over a configuration tell its energy at any parameters.
@@ -35,6 +36,7 @@ class AbstractPairLaw(eqx.Module):
     units: ClassVar[dict[str, str]]
     rules: ClassVar[dict[str, str]] = {}
     signed: ClassVar[tuple[str, ...]] = ()
+    vanishing: ClassVar[tuple[str, ...]] = ("epsilon",)
     scalar: ClassVar[bool] = True
     decays: ClassVar[bool] = True
     linear: ClassVar[bool] = False
@@ -60,6 +62,22 @@ class AbstractPairLaw(eqx.Module):
 
     def check(self, params: PyTree, cutoff: float) -> None:
         """Host side: refuse parameters that cannot be right."""
+
+
+def checked_law(key: str, law: Any) -> AbstractPairLaw:
+    """A law of pairs itself, not its name or its class."""
+    if isinstance(law, AbstractPairLaw):
+        return law
+    name = law.__name__ if isinstance(law, type) else str(law)
+    close = nearest(name.casefold(), [each.casefold() for each in LAWS])
+    own = next((each for each in LAWS if each.casefold() == close), None)
+    raise ConfigError(
+        "is not a law of pairs",
+        key=key,
+        value=law,
+        allowed=", ".join(f"md.{each}()" for each in LAWS) + ", md.Tabulated(...)",
+        suggestion=own and f"md.{own}()",
+    )
 
 
 class Mie(AbstractPairLaw):

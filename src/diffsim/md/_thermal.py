@@ -31,13 +31,6 @@ def checked_relaxation(time: Any, least: float, key: str = "relaxation") -> floa
     return float(time)
 
 
-def checked_links(links: Any) -> int:
-    """How long a chain of thermostats is."""
-    if isinstance(links, bool) or not isinstance(links, int) or links < 1:
-        raise ConfigError("must be a whole number of at least 1", key="links", value=links)
-    return links
-
-
 def at_temperature(
     start: State,
     temperature: Any,

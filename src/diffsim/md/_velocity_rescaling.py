@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -47,6 +47,8 @@ class VelocityRescaling(AbstractDynamics, AbstractEquilibrium):
     unit_system: UnitSystem = eqx.field(static=True)
     extra: tuple[AbstractObservable, ...] = ()
 
+    needed: ClassVar = ("temperature",)
+
     def __init__(
         self,
         potential: AbstractPotential,
@@ -67,7 +69,7 @@ class VelocityRescaling(AbstractDynamics, AbstractEquilibrium):
         *,
         positions: Any,
         box: Any,
-        temperature: Any,
+        temperature: Any = None,
         masses: Any = 1.0,
         velocities: Any = None,
     ) -> State:
