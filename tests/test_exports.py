@@ -138,6 +138,105 @@ def test_an_ase_calculator_has_our_energies_and_forces():
         np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-10)
 
 
+CELLS = {
+    "cubic": np.diag([9.0, 9.0, 9.0]),
+    "orthorhombic": np.diag([9.0, 9.6, 10.4]),
+    "triclinic": np.asarray([[9.0, 0.3, 0.8], [-1.1, 9.4, 0.2], [0.4, 1.6, 9.9]]),  # and turned
+}
+NETWORK = {"net": md.MessagePassing(4.0, 0, features=4, rounds=1, radial=3)}
+STRESSED: dict[str, tuple[Any, Any]] = {
+    "tail": (md.LennardJones(4.2, "switch", tail=True), LAWS["lennard-jones"][1]),
+    "cut": (md.LennardJones(4.2, tail=True), LAWS["lennard-jones"][1]),
+    "charges": (
+        md.Sum(
+            {
+                "lj": md.LennardJones(4.2, "switch"),
+                "coulomb": md.Coulomb(
+                    4.2, np.arange(16) % 2, md.Ewald(8), alpha=0.8, units="metal"
+                ),
+            }
+        ),
+        {"lj_epsilon": 0.01, "lj_sigma": 3.0, "coulomb_charge": jnp.asarray([0.3, -0.3])},
+    ),
+    "silicon": (md.StillingerWeber(3.78), md.stillinger_weber_silicon()),
+    "network": (md.Neural(4.0), NETWORK),
+}
+
+
+def calculated(potential: Any, params: Any, cell: np.ndarray, units: str = "metal") -> Any:
+    """16 atoms of ASE with our calculator."""
+    import ase
+
+    rng = np.random.default_rng(0)
+    places = (np.stack(np.meshgrid(*[[0, 0.5]] * 3, [0, 1]), -1).reshape(-1, 4))[:, :3]
+    places[1::2] += 0.25
+    x = (places + rng.normal(0, 0.02, places.shape)) @ cell
+    atoms = ase.Atoms(f"Ar{len(x)}", x, cell=cell, pbc=True)
+    atoms.calc = md.ase_calculator(potential, params, units=units)
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("tail", "cubic"),
+        ("tail", "triclinic"),
+        ("cut", "orthorhombic"),
+        pytest.param("network", "orthorhombic", marks=pytest.mark.slow),
+        ("network", "triclinic"),
+        pytest.param("charges", "orthorhombic", marks=pytest.mark.slow),
+        pytest.param("charges", "triclinic", marks=pytest.mark.slow),
+        pytest.param("silicon", "triclinic", marks=pytest.mark.slow),
+    ],
+)
+def test_stress_in_ase_is_the_slope_of_the_energy_with_strain(name, cell):
+    from ase.calculators.fd import calculate_numerical_stress
+
+    atoms = calculated(*STRESSED[name], CELLS[cell])
+    stress = atoms.get_stress()
+    # of the energy whose slopes they are: of "cut", the shifted one
+    wanted = calculate_numerical_stress(atoms, eps=1e-5, force_consistent=True)
+    np.testing.assert_allclose(stress, wanted, atol=2e-6 * np.abs(stress).max())
+
+
+def test_stress_has_the_sign_and_the_units_of_ase():
+    from ase.calculators.lj import LennardJones
+
+    params = LAWS["lennard-jones"][1]
+    real = params | {"epsilon": convert(params["epsilon"], "eV", "kcal/mol")}
+    for given, units in ((params, "metal"), (real, "real")):
+        atoms = calculated(md.LennardJones(4.2, "shift"), given, CELLS["triclinic"], units)
+        ours = [atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()]
+        atoms.calc = LennardJones(**params, rc=4.2)
+        theirs = [atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()]
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-9 * np.abs(other).max())
+
+
+def test_a_network_is_an_ase_calculator():
+    potential, params = STRESSED["network"]
+    atoms = calculated(potential, params, CELLS["orthorhombic"])
+    box = jnp.diagonal(jnp.asarray(CELLS["orthorhombic"]))
+    wanted = potential.energy(params, jnp.asarray(atoms.positions), box)
+    assert atoms.get_potential_energy() == pytest.approx(float(wanted), rel=1e-12)
+
+
+def test_what_ase_cannot_have_is_refused():
+    from ase.calculators.calculator import PropertyNotImplementedError
+
+    params = LAWS["lennard-jones"][1]
+    with pytest.raises(ConfigError, match=r"units: reduced units have no eV.*metal, real"):
+        md.ase_calculator(md.LennardJones(4.2), params, units="lj")
+    free = lambda positions, k: k * jnp.sum(positions**2)  # noqa: E731
+    edges = lambda positions, box, k: k * jnp.sum((positions / box) ** 2)  # noqa: E731
+    atoms = calculated(md.Potential(free), {"k": 0.1}, CELLS["cubic"])
+    with pytest.raises(PropertyNotImplementedError, match="has no virial"):
+        atoms.get_stress()
+    atoms = calculated(md.Potential(edges), {"k": 0.1}, CELLS["cubic"])
+    with pytest.raises(ConfigError, match=r"stress: .*sheared.*triclinic=True"):
+        atoms.get_stress()
+
+
 @pytest.mark.slow
 def test_a_network_is_called_without_its_code():
     net = md.MessagePassing(3.0, jax.random.key(0), features=4, radial=3)
