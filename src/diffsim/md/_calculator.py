@@ -144,10 +144,10 @@ def export_potential(
 ) -> Any:
     """(positions, box) ↦ (U, F) with these parameters, exported by `jax.export` for `atoms` atoms.
 
-    `.call(positions, box)` evaluates it, `.serialize()` makes bytes (with the package flatbuffers)
-    that any program with JAX loads without diffsim: `jax.export.deserialize(data)`. It takes all
-    pairs. `dtype` defaults to JAX's floating-point type. The box is (3,) edges, with `triclinic`
-    (3, 3) lattice vectors in rows, lower triangular.
+    `.call(positions, box)` evaluates it, `.serialize()` makes bytes that any program with JAX loads
+    without diffsim: `jax.export.deserialize(data)`. Both want flatbuffers:
+    `pip install 'diffsim[export]'`. It takes all pairs. `dtype` defaults to JAX's floating-point
+    type. The box is (3,) edges, with `triclinic` (3, 3) lattice vectors in rows, lower triangular.
     """
     from jax import export
 
