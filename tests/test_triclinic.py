@@ -326,7 +326,7 @@ def test_files_and_programs_have_the_same_lattice(tmp_path):
     potential, params = md.LennardJones(2.1, "switch"), parameters()
     _, forces, _ = measured(potential, params, X, LEANING)
     atoms = ase.Atoms(f"Ar{ATOMS}", X @ turn, cell=LEANING @ turn, pbc=True)
-    atoms.calc = md.ase_calculator(potential, params, units="lj")
+    atoms.calc = md.ase_calculator(potential, params)
     np.testing.assert_allclose(atoms.get_forces(), forces @ turn, atol=1e-9)
     path = tmp_path / "atoms.xyz"
     atoms.write(path, format="extxyz")

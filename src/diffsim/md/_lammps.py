@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._errors import ConfigError
+from ._exported import check_kinds, check_parameters, of_kinds
 from ._lennard_jones import LennardJones
 from ._pair import Pair
 from ._pair_laws import Buckingham, Mie, Morse
@@ -23,13 +23,14 @@ from ._units import UnitSystem, unit_system
 ROWS = 4000  # of a table
 NEAREST = 0.25  # of the cutoff, where a table starts
 
-# What LAMMPS has by itself: the style, and the parameters in its order.
+# What LAMMPS has by itself: the style, and the parameters in its order; of which with a tail.
 _STYLES: dict[type, tuple[str, tuple[str, ...]]] = {
     LennardJones: ("lj/cut", ("epsilon", "sigma")),
     Mie: ("mie/cut", ("epsilon", "sigma", "n", "m")),
     Morse: ("morse", ("epsilon", "alpha", "r0")),
     Buckingham: ("buck", ("A", "rho", "C")),
 }
+_TAILED = (LennardJones, Mie, Buckingham)
 
 
 def to_lammps(
@@ -46,22 +47,27 @@ def to_lammps(
     `morse`, `buck`); every other law and truncation is a table of forces and energies between a
     quarter of the cutoff and the cutoff, interpolated by splines. `StillingerWeber` and `Tersoff`
     have files of their own. `units`: the system of the parameters, lj, metal or real; `kinds`: the
-    chemical symbols of the kinds of atoms, type 1 first.
+    chemical symbols of the kinds of atoms, type 1 first, one for each kind.
+
+    LAMMPS adds a tail to `lj/cut`, `mie/cut` and `buck` that are plainly cut, and to nothing else:
+    `tail=True` elsewhere is refused, as it would be lost.
     """
     system = unit_system(units)
     if system.name not in ("lj", "metal", "real"):
         raise ConfigError(
             "LAMMPS has no such units", key="units", value=system.name, allowed="lj, metal, real"
         )
-    if isinstance(potential, (LennardJones, Pair)):
-        return _pairs(potential, params, system, len(kinds))
+    if not isinstance(potential, (LennardJones, Pair, StillingerWeber, Tersoff)):
+        raise ConfigError(
+            f"{type(potential).__name__} has no LAMMPS file",
+            key="potential",
+            allowed="LennardJones, Pair, StillingerWeber, Tersoff",
+        )
+    check_parameters(potential, params)
+    check_kinds(potential, params, kinds)
     if isinstance(potential, (StillingerWeber, Tersoff)):
         return _many_body(potential, params, system, kinds)
-    raise ConfigError(
-        f"{type(potential).__name__} has no LAMMPS file",
-        key="potential",
-        allowed="LennardJones, Pair, StillingerWeber, Tersoff",
-    )
+    return _pairs(potential, params, system, len(kinds))
 
 
 def _pairs(
@@ -69,6 +75,13 @@ def _pairs(
 ) -> dict[str, str]:
     own = potential.law if isinstance(potential, Pair) else potential
     head = f"# from diffsim; needs: units {system.name}\n"
+    if potential.tail and not (isinstance(own, _TAILED) and potential.truncation == "cut"):
+        raise ConfigError(
+            f"LAMMPS has none for {type(own).__name__} of truncation {potential.truncation!r}",
+            key="tail",
+            allowed='tail=False, or truncation "cut" of LennardJones, Mie, Buckingham, which have '
+            'the forces of "shift"',
+        )
     known = type(own) in _STYLES and potential.truncation in ("cut", "shift")
     if not known:
         return _tables(potential, params, head, kinds)
@@ -85,19 +98,6 @@ def _pairs(
 
 def _each_pair(kinds: int) -> list[tuple[int, int]]:
     return [(a, b) for a in range(kinds) for b in range(a, kinds)]
-
-
-def of_kinds(potential: LennardJones | Pair, params: PyTree, kinds: int) -> dict[str, Any]:
-    """The law's own parameters of each pair of kinds, (kinds, kinds)."""
-    given = {k: jnp.asarray(v) for k, v in params.items()}
-    mixed = (
-        potential.tables(given) if isinstance(potential, LennardJones) else potential._mixed(given)
-    )
-    return {
-        k: np.broadcast_to(np.asarray(v, float), (kinds, kinds))
-        for k, v in mixed.items()
-        if np.ndim(v) in (0, 2)
-    }
 
 
 def _tables(

@@ -20,7 +20,7 @@ from ._checks import checked_count
 from ._constraints import Constraints, drifted, tangent
 from ._dynamics import AbstractDynamics, checked_dt
 from ._observable import AbstractObservable
-from ._potential import AbstractPotential
+from ._potential import AbstractPotential, volume_virial
 from ._state import Barostat, State
 from ._thermal import at_temperature, checked_relaxation, light_sample
 from ._units import UnitSystem, unit_system
@@ -265,8 +265,7 @@ class NPT(AbstractDynamics, AbstractEquilibrium):
         if self.constraints is not None:  # what strains without turning feels no torque on them
             inside = jnp.einsum("ia,ib->ab", self._offsets(state), self._forces(params, state))
             virial = virial - (inside + inside.T) / 2
-        scale = jax.grad(lambda c: self.potential.volume_energy(params, state.atoms, c * state.box))
-        tail = -scale(jnp.ones((), state.box.dtype)) / 3
+        tail = volume_virial(self.potential, params, state.atoms, state.box)
         thermal = self._bodies(state) * state.kT + tail  # pyright: ignore
         return (thermal * jnp.eye(3, dtype=state.box.dtype) + virial) / volume(state.box)
 

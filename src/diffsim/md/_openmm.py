@@ -1,82 +1,106 @@
-"""Fitted pair potentials as an OpenMM force field."""
+"""Fitted potentials as an OpenMM force field."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 from xml.etree import ElementTree as xml
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .._errors import ConfigError
-from .._units import convert
-from ._lammps import of_kinds
+from .._errors import ConfigError, nearest
+from ._exported import check_kinds, check_parameters
 from ._lennard_jones import LennardJones
+from ._openmm_pairs import custom, in_openmm, tail
+from ._openmm_water import water
 from ._pair import Pair
-from ._pair_laws import (
-    AbstractPairLaw,
-    Buckingham,
-    InversePower,
-    Mie,
-    Morse,
-    SoftSphere,
-    Tabulated,
-    Yukawa,
-)
-from ._units import GROMACS, QUANTITIES, UnitSystem, dimensional
-
-# φ of the laws in OpenMM's language; capitals with p are tables over pairs of kinds.
-_LAWS: dict[type, str] = {
-    LennardJones: "4*pepsilon*((psigma/r)^12-(psigma/r)^6)",
-    Mie: "pn/(pn-pm)*(pn/pm)^(pm/(pn-pm))*pepsilon*((psigma/r)^pn-(psigma/r)^pm)",
-    Morse: "pepsilon*((1-exp(-palpha*(r-pr0)))^2-1)",
-    InversePower: "pepsilon*(psigma/r)^pn",
-    SoftSphere: "pepsilon/palpha*max(0,1-r/psigma)^palpha",
-    Yukawa: "pA*exp(-pkappa*r)/r",
-    Buckingham: "select(step(r-ptop),pA*exp(-r/prho)-pC/r^6,pvalue+0.5*pbend*(r-ptop)^2)",
-    Tabulated: "table(r)",
-}
+from ._potential import AbstractPotential
+from ._units import UnitSystem, dimensional
+from ._water import Water
 
 
 def to_openmm(
-    potential: LennardJones | Pair,
+    potential: AbstractPotential,
     params: PyTree,
     *,
     units: str | UnitSystem,
     kinds: Sequence[str] = ("Ar",),
+    model: str = "SPC/E",
 ) -> str:
-    """A force field for `openmm.app.ForceField`, with one residue for each kind of atom, named as
-    its chemical symbol.
+    """A force field for `openmm.app.ForceField`: of a `LennardJones` or `Pair` with one residue for
+    each kind of atom, named as its chemical symbol in `kinds`; of a `Water` with the residue HOH,
+    its atoms O, H1, H2.
 
-    Lennard-Jones that is plainly cut is a `NonbondedForce`, its tail OpenMM's dispersion
-    correction; every other law and truncation a `CustomNonbondedForce` with the same formula.
-    `createSystem` wants `nonbondedMethod=CutoffPeriodic` and the cutoff as `nonbondedCutoff`, which
-    the force field cannot hold, and for a `NonbondedForce` that is not `tail=True`
-    `setUseDispersionCorrection(False)`. Energies agree to rounding, with the tail of a mixture if
-    the potential has `itself=True`. `units`: the system of the parameters; they become kJ/mol and
-    nm. Exclusions are OpenMM's own: bonds of a topology. The way back is `from_openmm`.
+    Lennard-Jones that is plainly cut is a `NonbondedForce`; every other law and truncation a
+    `CustomNonbondedForce` with the same formula. A tail is OpenMM's dispersion correction where
+    that counts as the potential does, of one kind of atom or with `itself=True`; elsewhere a
+    `CustomVolumeForce` of c/V (OpenMM 8.2 or later), which a script in the force field adds for the
+    atoms of the topology. `createSystem` wants `nonbondedMethod=CutoffPeriodic` and the cutoff as
+    `nonbondedCutoff`, which the force field cannot hold. Energies then agree to rounding.
+
+    Water is charges in a `NonbondedForce`, with springs if it is flexible: give `createSystem`
+    `nonbondedMethod=PME`, whose splitting and `ewaldErrorTolerance` are OpenMM's own, and for a
+    flexible one `rigidWater=False`. A rigid one has the geometry of `model`, as in `rigid_water`.
+
+    `units`: the system of the parameters; they become kJ/mol and nm. Exclusions are OpenMM's own:
+    bonds of a topology. The way back is `from_openmm`, of a `NonbondedForce` whose tail is
+    OpenMM's. Refused with a ConfigError: other potentials, parameters that are not the potential's,
+    `kinds` that are not one symbol for each.
     """
     system = dimensional(units)
-    if potential.species is None and len(kinds) != 1:
-        raise ConfigError("must be one, without species in the potential", key="kinds", value=kinds)
+    if not isinstance(potential, (LennardJones, Pair, Water)):
+        raise ConfigError(
+            f"{type(potential).__name__} has no force field of OpenMM here",
+            key="potential",
+            allowed="LennardJones, Pair, Water",
+        )
+    check_parameters(potential, params)
     root = xml.Element("ForceField")
-    _topology(root, kinds)
-    plain = isinstance(potential, LennardJones) and potential.truncation == "cut"
-    each = {k: np.asarray(v) for k, v in params.items()}
-    mixes = isinstance(potential, LennardJones) and potential.mixing == "lorentz_berthelot"
-    if plain and mixes and all(v.ndim < 2 for v in each.values()):
-        _nonbonded(root, each, system, kinds)
+    if isinstance(potential, Water):
+        water(root, potential, params, system, model)
     else:
-        _custom(root, potential, params, system, kinds)
+        check_kinds(potential, params, kinds)
+        _pairs(root, potential, params, system, kinds)
     xml.indent(root)
     return xml.tostring(root, encoding="unicode") + "\n"
+
+
+def _pairs(
+    root: xml.Element,
+    potential: LennardJones | Pair,
+    params: PyTree,
+    system: UnitSystem,
+    kinds: Sequence[str],
+) -> None:
+    _topology(root, kinds)
+    own = False  # whether the tail is OpenMM's
+    if isinstance(potential, LennardJones) and _plain(potential, params):
+        own = potential.tail and (potential.itself or len(kinds) == 1)
+        _nonbonded(root, params, system, kinds, own)
+    else:
+        custom(root, potential, params, system, kinds)
+    if potential.tail and not own:
+        tail(root, potential, params, system, kinds)
+
+
+def _plain(potential: LennardJones, params: PyTree) -> bool:
+    """Whether σ and ε of each kind of atom tell all, as in a `NonbondedForce`."""
+    mixes = potential.truncation == "cut" and potential.mixing == "lorentz_berthelot"
+    return mixes and all(np.ndim(v) < 2 for v in params.values())
 
 
 def _topology(root: xml.Element, kinds: Sequence[str]) -> None:
     from ase.data import atomic_masses, atomic_numbers
 
+    for symbol in kinds:
+        if not atomic_numbers.get(symbol):  # ASE has an X of number 0
+            raise ConfigError(
+                "is no chemical symbol",
+                key="kinds",
+                value=symbol,
+                allowed="symbols of the elements",
+                suggestion=nearest(symbol, list(atomic_numbers)[1:]),
+            )
     types, residues = xml.SubElement(root, "AtomTypes"), xml.SubElement(root, "Residues")
     for symbol in kinds:
         mass = f"{atomic_masses[atomic_numbers[symbol]]:.6g}"
@@ -87,100 +111,15 @@ def _topology(root: xml.Element, kinds: Sequence[str]) -> None:
 
 
 def _nonbonded(
-    root: xml.Element, params: dict[str, Any], system: UnitSystem, kinds: Sequence[str]
+    root: xml.Element, params: PyTree, system: UnitSystem, kinds: Sequence[str], corrected: bool
 ) -> None:
-    force = xml.SubElement(root, "NonbondedForce", {"coulomb14scale": "1", "lj14scale": "1"})
+    given = {"coulomb14scale": "1", "lj14scale": "1", "useDispersionCorrection": str(corrected)}
+    force = xml.SubElement(root, "NonbondedForce", given)
     for k, symbol in enumerate(kinds):
-        values = {n: float(v[k] if v.ndim else v) for n, v in params.items()}
+        values = {n: float(v[k] if np.ndim(v) else v) for n, v in params.items()}
         numbers = {
             "charge": "0",
-            "sigma": repr(_in_openmm(values["sigma"], "length", system)),
-            "epsilon": repr(_in_openmm(values["epsilon"], "energy", system)),
+            "sigma": repr(in_openmm(values["sigma"], "length", system)),
+            "epsilon": repr(in_openmm(values["epsilon"], "energy", system)),
         }
         xml.SubElement(force, "Atom", {"type": symbol, **numbers})
-
-
-def _in_openmm(value: Any, quantity: str, system: UnitSystem) -> Any:
-    if QUANTITIES.get(quantity) == "1":
-        return value
-    return convert(value, system.unit_of(quantity), GROMACS.unit_of(quantity))
-
-
-def _custom(
-    root: xml.Element,
-    potential: LennardJones | Pair,
-    params: PyTree,
-    system: UnitSystem,
-    kinds: Sequence[str],
-) -> None:
-    law = potential.law if isinstance(potential, Pair) else potential
-    if type(law) not in _LAWS:
-        raise ConfigError(f"{type(law).__name__} has no formula for OpenMM", key="law")
-    tables = _tables(potential, params, system, len(kinds))
-    energy = _truncated(potential, _LAWS[type(law)], convert(1.0, system.length, "nm"))
-    defined = "".join(f";p{name}=of{name}(kind1,kind2)" for name in tables)
-    force = xml.SubElement(
-        root, "CustomNonbondedForce", {"energy": energy + defined, "bondCutoff": "3"}
-    )
-    xml.SubElement(force, "PerParticleParameter", {"name": "kind"})
-    for name, table in tables.items():
-        size = str(len(kinds))
-        given = {"name": f"of{name}", "type": "Discrete2D", "xsize": size, "ysize": size}
-        xml.SubElement(force, "Function", given).text = _numbers(table)
-    if isinstance(law, Tabulated):
-        scale = convert(1.0, system.length, "nm")
-        ends = {"min": repr(law.start * scale), "max": repr(law.end * scale)}
-        element = xml.SubElement(
-            force, "Function", {"name": "table", "type": "Continuous1D", **ends}
-        )
-        element.text = _numbers(_in_openmm(law.at_knots(params), "energy", system))
-    for k, symbol in enumerate(kinds):
-        xml.SubElement(force, "Atom", {"type": symbol, "kind": str(k)})
-
-
-def _numbers(values: np.ndarray) -> str:
-    return " ".join(repr(float(v)) for v in np.asarray(values).T.reshape(-1))
-
-
-def _tables(
-    potential: LennardJones | Pair, params: PyTree, system: UnitSystem, kinds: int
-) -> dict[str, np.ndarray]:
-    """Parameters over pairs of kinds, in kJ/mol and nm, with φ and φ' at the cutoff."""
-    names = potential.parameter_units()
-    found = {
-        k: _in_openmm(np.array(v), names[k], system)
-        for k, v in of_kinds(potential, params, kinds).items()
-    }
-    law = potential.law if isinstance(potential, Pair) else _LennardJonesLaw()
-    given = {k: jnp.asarray(v) for k, v in found.items()}
-    if isinstance(law, Buckingham):
-        prepared = law.prepare(given)
-        found |= {k: np.asarray(prepared[k]) for k in ("top", "value", "bend")}
-    if potential.truncation in ("cut", "switch") or isinstance(law, Tabulated):
-        return found
-    cutoff = convert(potential.cutoff, system.length, "nm")
-    as_pair = Pair(law, cutoff)
-    prepared = law.prepare(given)
-    at, slope = as_pair._curve(prepared, jnp.full((kinds, kinds), cutoff))
-    return found | {"at": np.asarray(at), "slope": np.asarray(slope)}
-
-
-class _LennardJonesLaw(AbstractPairLaw):
-    def energy(self, params: PyTree, r: Any) -> Any:
-        x = (params["sigma"] / r) ** 6
-        return 4 * params["epsilon"] * (x * x - x)
-
-    def scale(self, params: PyTree) -> Any:
-        return params["epsilon"] / params["sigma"]
-
-
-def _truncated(potential: LennardJones | Pair, phi: str, scale: float) -> str:
-    cutoff, onset = potential.cutoff * scale, potential._onset() * scale
-    if potential.truncation == "shift":
-        return f"{phi}-pat"
-    if potential.truncation == "force_shift":
-        return f"{phi}-pat-(r-{cutoff!r})*pslope"
-    if potential.truncation == "switch":
-        x = f"x=min(1,max(0,(r^2-{onset!r}^2)/({cutoff!r}^2-{onset!r}^2)))"
-        return f"({phi})*(1-x^3*(10-15*x+6*x^2));{x}"
-    return phi

@@ -174,6 +174,14 @@ class AbstractPotential(eqx.Module):
         return None
 
 
+def volume_virial(potential: AbstractPotential, params: PyTree, atoms: int, box: Box) -> Array:
+    """-V dA/dV of `volume_energy`, a third of its virial: what it adds to each W_aa of
+    `virial_tensor`. Shape ()."""
+    box = jnp.asarray(box)
+    scale = jax.grad(lambda c: potential.volume_energy(params, atoms, c * box))
+    return -scale(jnp.ones((), box.dtype)) / 3
+
+
 class Potential(AbstractPotential):
     """U(θ, x) for any JAX-MD energy function or Equinox module, as it is.
 

@@ -131,11 +131,14 @@ def unit_system(name: str | UnitSystem) -> UnitSystem:
     return SYSTEMS[name.casefold()]
 
 
-def dimensional(name: str | UnitSystem) -> UnitSystem:
-    """The same, where numbers go to or come from a program that counts in kJ/mol and nm."""
+def dimensional(name: str | UnitSystem, counts: str = "kJ/mol and nm") -> UnitSystem:
+    """The same, where numbers go to or come from a program that `counts` in units of its own."""
     system = unit_system(name)
     if system.reduced:
         raise ConfigError(
-            "reduced units have no kJ/mol and nm", key="units", allowed="metal, real, gromacs"
+            f"reduced units have no {counts}",
+            key="units",
+            value=system.name,
+            allowed="metal, real or gromacs, with parameters and cutoff in these units",
         )
     return system
