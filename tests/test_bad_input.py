@@ -211,7 +211,7 @@ def test_a_measured_curve_of_another_length(path, capsys):
     Path("g.csv").write_text("g,g_scale\n" + "1.0,0.1\n" * 7)
     names = [f"targets.0.{key}.0.file=g.csv" for key in ("data", "sigma")]
     line = refused([*CURVE, *names, f"simulation.potential.path={path}"], capsys)
-    assert "target g.data: has the shape (1, 7) where the prediction has (1, 50)" in line
+    assert "targets.0.data: has the shape (1, 7) where the prediction has (1, 50)" in line
 
 
 def test_no_experiment_lists_them(capsys):
