@@ -226,11 +226,13 @@ def test_conditions_have_names_of_their_own_for_paraview(tmp_path):
     np.testing.assert_array_equal(found[1.0, "s_1"], s[1, 1])
 
 
-@pytest.mark.parametrize("content", [None, b"not HDF5"])
-def test_xdmf_of_no_trajectory_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "does not exist"), (b"not HDF5", "cannot be read")]
+)
+def test_xdmf_of_no_trajectory_is_refused(tmp_path, content, message):
     if content is not None:
         (tmp_path / "trajectory.h5").write_bytes(content)
-    with pytest.raises(ds.ConfigError, match="cannot be read"):
+    with pytest.raises(ds.ConfigError, match=message):
         write_xdmf(tmp_path)
     assert not (tmp_path / "trajectory.xdmf").exists()
 

@@ -334,7 +334,7 @@ def test_reader_refuses_what_is_not_hdf5(tmp_path, content):
     (tmp_path / "t.h5").write_bytes(content)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_trajectory(tmp_path / "t.h5")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="does not exist"):
         read_trajectory(tmp_path / "absent.h5")
 
 
