@@ -151,3 +151,30 @@ def test_terms_of_no_molecule_are_refused(make, says):
 def test_terms_of_no_atoms_and_waves_as_floats():
     assert md.Bonds([]).atoms.shape == (0, 2) and md.Exclusions([]).pairs.shape == (0, 2)
     assert md.Dihedrals([[0, 1, 2, 3]], periodicity=[3.0]).periodicity.tolist() == [3]
+
+
+FAR = wrapped(chain(0.3, 1.9, 1.5))
+NAMES_TOO_MANY = {
+    "energy": lambda bonds, p: bonds.energy(p, FAR, BOX),
+    "forces": lambda bonds, p: bonds.forces(p, FAR, BOX),
+    "NVE": lambda bonds, p: md.NVE(bonds, 0.01).check(p, positions=FAR, box=BOX),
+    "Langevin of a sum": lambda bonds, p: md.NVT(
+        md.Sum({"bonds": bonds}), dt=0.01, friction=1.0
+    ).check({"bonds": p}, positions=FAR, box=BOX, temperature=1.0),
+    "SinglePoint": lambda bonds, p: md.SinglePoint(bonds).check(p, positions=FAR, box=BOX),
+    "Minimise": lambda bonds, p: md.Minimisation(bonds).init(p, positions=FAR, box=BOX),
+}
+
+
+@pytest.mark.parametrize("use", NAMES_TOO_MANY)
+def test_atoms_that_do_not_exist_are_refused(use):
+    bonds = md.Bonds([[0, 1], [3, 4]])
+    with pytest.raises(ConfigError, match="atoms: names atom 4 of 4; allowed: 0 to 3"):
+        NAMES_TOO_MANY[use](bonds, {"k": 1.0, "r0": 1.5})
+
+
+def test_exclusions_of_atoms_that_do_not_exist_are_refused():
+    law = md.LennardJones(2.5, "cut", exclusions=md.Exclusions([[1, 7]]))
+    start = dict(positions=FAR, box=BOX, temperature=1.0)
+    with pytest.raises(ConfigError, match="potential.exclusions.pairs: names atom 7 of 4"):
+        md.NVE(law, 0.01).check({"epsilon": 1.0, "sigma": 0.5}, **start)

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 from .._errors import ConfigError
 from .._units import convert
 from ._box import of_vectors, volume
+from ._checks import check_atoms
 from ._potential import AbstractPotential, volume_virial
 from ._units import UnitSystem, dimensional
 
@@ -104,6 +105,7 @@ class _Evaluation:
         places, edges, turn = self._placed(atoms)
         x, box = jnp.asarray(places * self.length), jnp.asarray(edges * self.length)
         if self.atoms != len(atoms) or not np.array_equal(self.box, edges):
+            check_atoms(self.potential, len(atoms))
             self.potential.check(self.params, np.asarray(box))
             self.structure = self.potential.allocate(self.params, x, box)
             self.atoms, self.box = len(atoms), edges.copy()

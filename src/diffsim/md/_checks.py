@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from jax.core import Tracer
 
 from .._errors import ConfigError
 
@@ -114,3 +116,24 @@ def checked_atoms(key: str, atoms: Any, count: int) -> np.ndarray:
         row = given[twice][0].astype(int).tolist()
         raise ConfigError(f"must be {count} different atoms each", key=key, value=row)
     return given.astype(np.int32)
+
+
+def check_atoms(potential: Any, atoms: int) -> None:
+    """Refuse a potential that is of other atoms: kinds of another number of them, and terms that
+    name one beyond the last, which an array would take for the last."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(potential):
+        name = getattr(path[-1], "name", None) if path else None
+        if name == "species" and np.shape(leaf) != (atoms,):
+            cause = f"has {np.size(leaf)} entries for {atoms} atoms"
+            raise ConfigError(cause, key="potential.species")
+        if name in ("atoms", "pairs") and np.issubdtype(getattr(leaf, "dtype", float), np.integer):
+            check_numbers(f"potential{jax.tree_util.keystr(path)}", leaf, atoms)
+
+
+def check_numbers(key: str, numbers: Any, atoms: int) -> None:
+    """Refuse numbers of atoms that do not exist; traced ones were looked at before."""
+    if isinstance(numbers, Tracer):
+        return
+    most = int(np.max(np.asarray(numbers), initial=-1))
+    if most >= atoms:
+        raise ConfigError(f"names atom {most} of {atoms}", key=key, allowed=f"0 to {atoms - 1}")

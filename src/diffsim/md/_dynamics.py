@@ -15,7 +15,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from .._errors import ConfigError, SimulationError
 from .._simulation import RESULTS, AbstractSimulation
 from ._box import fractions, members, sides, triclinic, volume, widths
-from ._checks import check_start
+from ._checks import check_atoms, check_start
 from ._clusters import Clusters
 from ._constraints import Constraints, snapped, unstretched
 from ._neighbours import Neighbours
@@ -102,16 +102,9 @@ class AbstractDynamics(AbstractSimulation):
         for key in ("temperature", "masses"):
             if conditions.get(key) is not None and np.any(np.asarray(conditions[key]) <= 0):
                 raise ConfigError("must be positive", key=key)
-        self._check_species(np.shape(positions)[-2])
+        # in `init` the potential meets the atoms too late: a run has begun by then
+        check_atoms(self.potential, np.shape(positions)[-2])
         check_overlap(np.asarray(positions), boxes)
-
-    def _check_species(self, atoms: int) -> None:
-        """A potential meets the atoms when it is evaluated, in `init`; a run has begun by then."""
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.potential):
-            named = [getattr(part, "name", None) for part in path[-1:]]
-            if named == ["species"] and np.shape(leaf) != (atoms,):
-                cause = f"has {np.size(leaf)} entries for {atoms} atoms"
-                raise ConfigError(cause, key="potential.species")
 
     def _start(
         self,

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from ._box import Edges, distinct, nearest, sides
-from ._checks import checked_atoms
+from ._checks import check_numbers, checked_atoms
 from ._species import Species, of_pairs
 
 Radial = Callable[[PyTree, Array], Any]
@@ -22,6 +22,8 @@ def separation(
     positions: Float[Array, "atoms 3"], box: Edges, i: Array, j: Array
 ) -> Float[Array, "pairs 3"]:
     """x_i - x_j, minimum image."""
+    for numbers in (i, j):
+        check_numbers("atoms", numbers, len(positions))
     d = positions[i] - positions[j]
     return nearest(d, box)
 

@@ -17,7 +17,7 @@ from .._schedule import Schedule
 from .._simulation import RESULTS, AbstractSimulation
 from .._solve import Solution, solve
 from ._box import Edges, check, triclinic, volume
-from ._checks import check_start
+from ._checks import check_atoms, check_start
 from ._descents import FIRE, LBFGS, AbstractDescent, Rest
 from ._potential import AbstractPotential
 
@@ -70,6 +70,7 @@ class Minimisation(AbstractSimulation):
         self, params: PyTree, key: PRNGKeyArray | None = None, *, positions: Any, box: Any
     ) -> MinimumState:
         check_start({"positions": positions})
+        check_atoms(self.potential, len(positions))
         x = jnp.asarray(positions, float)
         if not isinstance(box, Tracer):
             check(box)

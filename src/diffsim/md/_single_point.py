@@ -16,7 +16,7 @@ from .._errors import ConfigError
 from .._files import unreadable
 from .._simulation import AbstractSimulation
 from ._box import Edges, check, members, of_vectors, triclinic, volume
-from ._checks import check_start
+from ._checks import check_atoms, check_start
 from ._cubic import CubicCrystal
 from ._dynamics import check_overlap
 from ._potential import AbstractPotential
@@ -85,6 +85,7 @@ class SinglePoint(AbstractSimulation):
         if self.offset is not None and self.offset not in params:
             raise ConfigError("no such parameter", key="offset", value=self.offset, allowed=params)
         check_start({"positions": positions}, batched=True)
+        check_atoms(self.potential, np.shape(positions)[-2])
         boxes = members(box, positions)
         for each in np.unique(boxes, axis=0):
             self.potential.check(self._own(params), each)
