@@ -176,5 +176,5 @@ def test_atoms_that_do_not_exist_are_refused(use):
 def test_exclusions_of_atoms_that_do_not_exist_are_refused():
     law = md.LennardJones(2.5, "cut", exclusions=md.Exclusions([[1, 7]]))
     start = dict(positions=FAR, box=BOX, temperature=1.0)
-    with pytest.raises(ConfigError, match="potential.exclusions.pairs: names atom 7 of 4"):
+    with pytest.raises(ConfigError, match=r"exclusions\.pairs: names atom 7 of 4"):
         md.NVE(law, 0.01).check({"epsilon": 1.0, "sigma": 0.5}, **start)
