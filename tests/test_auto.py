@@ -264,6 +264,7 @@ def at_rest(simulation, params, steps, adjoint):
     return ds.solve(simulation, params, jnp.zeros(2), schedule=schedule, adjoint=adjoint)
 
 
+@pytest.mark.slow  # to compile
 def test_a_fixed_point_is_differentiated_twice_and_both_ways():
     simulation, params = linear()
     run = lambda p: jnp.sum(  # noqa: E731
@@ -343,6 +344,7 @@ def test_tangents_in_chunks_are_the_tangents():
         ds.ForwardMode(chunk=2, memory="1GB")
 
 
+@pytest.mark.slow  # to compile
 def test_stats_are_attributes_and_adaptive_solvers_choose_their_own():
     simulation, params, state, schedule, _ = lotka(100)
     sol = ds.solve(simulation, params, state, schedule=schedule, adjoint=ds.Auto())

@@ -143,6 +143,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize(("name", "box"), slow_but(CASES[1:2], CASES))
 def test_gradients_in_the_weights(name, box):
     flow, params = flow_of(name, box), params_of(name, box)
@@ -204,6 +205,7 @@ class Flax(nnx.Module):
         return x
 
 
+@pytest.mark.slow  # to compile
 def test_a_module_of_flax_in_the_same_place():
     flow, params = flow_of("interpolation"), params_of("interpolation")
     state = random_start(flow, params)

@@ -162,6 +162,7 @@ def gradients(name: str):
 LONG = {"cavity, implicit", "central", "van Leer", "sub-steps", "through, with all"}  # to compile
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in SIMULATIONS]
 )

@@ -96,6 +96,7 @@ def test_silicon_has_its_published_elastic_constants():
         assert GPA * float(getattr(found, name)) == pytest.approx(value, abs=0.1), name
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize("cell", ["isotropic", pytest.param("edges", marks=pytest.mark.slow)])
 def test_a_box_comes_to_rest_and_moves_with_the_potential(cell: Any):
     """Where a crystal without pressure is, and there as differences say."""

@@ -51,6 +51,7 @@ def equilibrium(simulation, params, state, equilibration, steps, save_every, obs
 SIZES = {"small": (108, 3.0, 12_000, 0.1, 0.05), "full": (500, 3.5, 60_000, 0.03, 0.015)}
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize("density", slow_but([0.8], [0.5, 0.8]))
 @pytest.mark.parametrize("size", ["small", FULL])
 def test_nvt_averages_are_those_of_the_equation_of_state(size, density):
@@ -143,6 +144,7 @@ def kinetic_test(freedom, kT, energies):
     return abs(mean), abs(width), test(strict=True)
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize("system", slow_but([thermal_liquid], [thermal_liquid, thermal_springs]))
 @pytest.mark.parametrize("size", ["small", FULL])
 def test_kinetic_energies_are_those_of_maxwell(system, size):

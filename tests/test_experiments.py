@@ -22,6 +22,7 @@ SLOW = {  # to compile, mostly
     "kepler_orbit",
     "kolmogorov",
     "kolmogorov_control",
+    "lj_nve",
     "lj_rdf_inverse",
     "lj_trajectory_fit",
     "lorenz_assimilate",

@@ -77,6 +77,7 @@ def test_pdes_have_axes_too():
     assert [axis.name for axis in field_axes(equation)["v"]] == ["x", "y"]
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize("batch", slow_but([2], [1, 2]))
 def test_xarray_opens_the_trajectory_of_a_run(tmp_path, batch):
     grid = "{_target_: diffsim.cfd.Grid, shape: [8, 8]}"

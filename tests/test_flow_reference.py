@@ -79,6 +79,7 @@ def made():
     return reference()
 
 
+@pytest.mark.slow  # to compile
 def test_a_reference_is_a_resolved_flow(made):
     """From its first field on, kept on the flow's own grid, the flow itself goes there."""
     u, v = made.first(FINE)

@@ -346,6 +346,7 @@ PAGE = (CHECKOUT / "docs" / "from_jax_cfd.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```\s+```text\n(.*?)```", PAGE, re.S)
 
 
+@pytest.mark.slow  # to compile
 def test_the_page_prints_what_it_shows(monkeypatch):
     assert len(EXAMPLES) == 2
     monkeypatch.setattr(diffsim.cfd, "from_jax_cfd", from_jax_cfd, raising=False)

@@ -228,6 +228,7 @@ def test_too_little_room_is_a_flag_and_nan_and_its_remedy_is_more():
     close(numbers(PLAIN, PARAMS, x, box, larger), numbers(PLAIN, PARAMS, x, box, None))
 
 
+@pytest.mark.slow  # to compile
 def test_rows_with_much_near_them_have_longer_lists():
     """The same to the bit as where all lists are as long; a flag where too many rows have much."""
     x, box = map(jnp.asarray, liquid(640, 0.8, seed=6))

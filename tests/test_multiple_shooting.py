@@ -69,6 +69,7 @@ def test_adaptive_steps_find_the_same():
         assert abs(found.values[name] - truth) < 4 * found.stderr(name) < 1.0
 
 
+@pytest.mark.slow  # to compile
 def test_lotka_volterra_from_a_far_start():
     """Over 30 time units a wrong period loses the trajectory of another phase."""
     system = ode.LotkaVolterra()

@@ -193,6 +193,7 @@ def test_lists_of_equal_boxes_share_compiled_code():
     assert hash(jax.tree.structure(one)) == hash(jax.tree.structure(other))
 
 
+@pytest.mark.slow  # to compile
 def test_room_grows_at_every_enlargement_up_to_all_pairs():
     box = jnp.full(3, 9.0)
     x, _ = md.lattice(8, box=[9.0] * 3, kind="sc")  # nobody has a neighbour
@@ -302,6 +303,7 @@ def test_a_trajectory_with_rebuilds_is_reversed_to_the_last_bit(driven):
     assert not np.array_equal(old, new)
 
 
+@pytest.mark.slow  # to compile
 def test_gradients_through_rebuilds_agree(driven):
     _, _, ends = driven
     start = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, ends[200][0])

@@ -56,6 +56,7 @@ def off(values, exact):
 SHAPES = [(shape, strength) for shape in ("isotropic", "anisotropic") for strength in (0.0, 3.0)]
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize(("shape", "strength"), slow_but([SHAPES[0], SHAPES[3]], SHAPES))
 @pytest.mark.parametrize("size", ["small", FULL])
 def test_volumes_have_a_gamma_distribution(size, shape, strength):

@@ -285,6 +285,7 @@ def test_windows_of_free_motion_and_of_springs():
         md.TimeCorrelation(nve, 10, 3)
 
 
+@pytest.mark.slow  # to compile
 def test_the_gradient_of_a_correlation_is_complete():
     """Of springs: ⟨|x(t) - x(0)|²⟩ = 6 kT/k (1 - cos ωt), by the motion and by where it starts; for
     the centre, which a window sets at rest, 3 kT/k (1 - cos ωt)²."""

@@ -308,6 +308,7 @@ def test_split_and_implicit_solvers_take_diffrax_terms():
     np.testing.assert_allclose(q, np.cos(1.0), atol=2e-3)
 
 
+@pytest.mark.slow  # to compile
 def test_dense_output_and_tight_steps():
     params, start = arrays(LV), ADAPTIVE.init(arrays(LV), y0=jnp.ones(2))
     dense = ADAPTIVE.dense(params, start, 10.0)

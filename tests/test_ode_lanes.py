@@ -231,6 +231,7 @@ def test_one_lane_is_like_many(steps):
 FINE, EQUAL = {"rtol": 1e-11, "atol": 1e-11}, {"dt": 0.01}
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize("steps", slow_but([EQUAL], [FINE, EQUAL]), ids=str)
 def test_gradients_of_ensembles(steps):
     """Reverse, forward, Diffrax and finite differences, for shared and for own parameters, through

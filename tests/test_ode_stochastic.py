@@ -80,6 +80,7 @@ SOLVERS = [
 ]
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize(
     ("solver", "interpretation", "noise", "order"),
     slow_but(SOLVERS[:1], SOLVERS),

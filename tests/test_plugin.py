@@ -123,6 +123,7 @@ def test_faults_of_the_data_are_refused(lab, row, message):
     assert message in done.stderr and not (lab / "outputs").exists()
 
 
+@pytest.mark.slow  # to compile
 def test_too_many_steps_are_a_numerical_failure(lab):
     done = run(lab, "experiment=yeast", "simulation.max_steps=5", DIFFSIM_TRUSTED="mylab")
     assert done.returncode == 3, done.stdout + done.stderr

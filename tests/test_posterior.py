@@ -113,7 +113,7 @@ def sampled_line(kind="NUTS of numpyro"):
     return ds.posterior(line(), METHODS[kind], starts=1)
 
 
-LONG = {"SVI, full": pytest.mark.slow}
+LONG = dict.fromkeys(("SVI, full", "NUTS of blackjax"), pytest.mark.slow)
 
 
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=LONG.get(k, ())) for k in METHODS])
@@ -286,6 +286,7 @@ def test_derivatives_are_taken_as_the_adjoint_can():
     assert not Density(many, None, key).forward
 
 
+@pytest.mark.slow  # to compile
 def test_trajectories_that_fail_have_no_density():
     """x > 1 overflows: the posterior is the prior up to there, and nothing is raised."""
     grow = ds.FunctionSimulation(
@@ -332,6 +333,7 @@ def test_a_start_without_a_density_is_said():
         ds.posterior(squares(1e-200), Laplace())
 
 
+@pytest.mark.slow  # to compile
 def test_nothing_global_changes():
     """In a fresh process at single precision: no option of jax differs after a posterior."""
     code = """
@@ -358,6 +360,7 @@ assert before == after, [k for k in after if after[k] != before.get(k)]
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow  # to compile
 def test_an_experiment_leaves_its_draws_and_figures(tmp_path):
     """Growth by a rate, seen twice: the table, the file of draws, and bands around the data."""
     grow = ds.FunctionSimulation(

@@ -153,6 +153,7 @@ def test_a_parameter_of_silicon_is_found_from_where_atoms_go(silicon, moving):
     np.testing.assert_allclose(found.values["epsilon"], EPSILON, rtol=1e-6)
 
 
+@pytest.mark.slow  # to compile
 def test_the_gradient_of_a_silicon_trajectory(moving):
     sim, start = moving
     schedule = ds.Schedule(steps=20, save_every=20)

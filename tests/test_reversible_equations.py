@@ -152,6 +152,7 @@ def test_what_it_cannot_do_is_refused():
         end(adaptive.__class__(bent, dt=0.1), 3, ds.Reversible())
 
 
+@pytest.mark.slow  # to compile
 def test_second_derivatives_are_right_or_refused():
     sim = both_ways(0.05)
 

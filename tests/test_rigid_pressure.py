@@ -19,6 +19,7 @@ PRESSED = {"pressure": 1.0}
 BATH: dict[str, Any] = dict(friction=1.0, relaxation=1.0, compressibility=100.0, every=1)
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize(
     "shape", ["isotropic", pytest.param("anisotropic", marks=pytest.mark.slow)]
 )

@@ -89,6 +89,7 @@ def test_without_any_success_it_is_a_failure(acted):
     assert run.main([*SEARCH, "search.trials=3"]) == 1
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize("parallel", slow_but([3], [1, 3]))
 def test_stopped_and_resumed_it_goes_the_same_way(parallel, acted):
     words = [*SEARCH, "search.trials=9", "search.startup=3", f"search.parallel={parallel}"]
@@ -105,6 +106,7 @@ def test_stopped_and_resumed_it_goes_the_same_way(parallel, acted):
     assert tried() == whole
 
 
+@pytest.mark.slow  # to compile
 def test_another_number_of_the_result_may_be_the_objective(acted):
     words = ["search.trials=4", "search.objective=validation.chi2", "search.direction=maximize"]
     assert run.main([*SEARCH, *words]) == 0
@@ -114,6 +116,7 @@ def test_another_number_of_the_result_may_be_the_objective(acted):
     assert objectives[int(found["best"])] == max(objectives)
 
 
+@pytest.mark.slow  # to compile
 def test_a_resume_refuses_words_that_mean_something_else_by_now(acted, tmp_path, capsys):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     own = tmp_path / "mine" / "experiment" / "own.yaml"

@@ -184,7 +184,7 @@ def table_forces(numbers, x, box):
     return np.sum(f[..., None] * d, axis=1)
 
 
-@pytest.mark.parametrize("fit", [ds.least_squares, ds.fit])
+@pytest.mark.parametrize("fit", [ds.least_squares, pytest.param(ds.fit, marks=pytest.mark.slow)])
 def test_a_table_of_pairs_is_fitted_as_the_numbers_that_it_holds(fit):
     truth = np.array([1.1, 0.7, 1.0, 1.02, 0.93, 0.92])
     frames = [liquid(32, 0.8, seed) for seed in (1, 2)]

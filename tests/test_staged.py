@@ -44,6 +44,7 @@ def line(fit, studies=()) -> ds.Experiment:
     )
 
 
+@pytest.mark.slow  # to compile
 def test_the_last_stage_starts_where_the_first_ended_and_sees_all(tmp_path):
     """And the study tells both ends apart, for data that the fit has not seen."""
     far = np.array([10.0, 20.0, 30.0])

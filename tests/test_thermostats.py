@@ -100,6 +100,7 @@ def test_exact_steps_follow_the_floating_ones():
     np.testing.assert_allclose(back.bath.velocity, state.bath.velocity, atol=1e-13)
 
 
+@pytest.mark.slow  # to compile
 def test_gradients_agree():
     """Of Reversible with autodiff through the chain, in every observable that depends on it."""
     simulation, params, state = small_liquid("chain", 0.005)
@@ -153,6 +154,7 @@ def test_bad_values_are_refused(kind: Any, key, value):
 SIZES = {"small": (16, 4_000, 100), "full": (32, 40_000, 100)}
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize("kind", slow_but(["rescaling"], ["chain", "rescaling"]))
 @pytest.mark.parametrize("size", ["small", FULL])
 def test_kinetic_energies_are_those_of_maxwell(kind, size):

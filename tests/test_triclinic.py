@@ -68,7 +68,7 @@ POTENTIALS: dict[str, tuple[Any, Any]] = {
     "function": (md.Potential(harmonic, triclinic=True), {"k": 0.3}),
 }  # fmt: skip
 LOOSE = {"ewald": 1e-5, "pme": 2e-5}  # other waves, another mesh
-SLOW = {*POTENTIALS} - {"lj", "lj, list", "chain", "stillinger-weber", "function"}
+SLOW = {*POTENTIALS} - {"lj", "function"}
 
 
 @eqx.filter_jit
@@ -236,6 +236,7 @@ def primitive(cells, edge):
     return n @ box + 0.1, cells * box
 
 
+@pytest.mark.slow  # to compile
 def test_a_primitive_cell_is_the_crystal():
     """Energy an atom, and the stress, of 216 atoms in a rhombohedron and of 256 in a cube."""
     edge, potential = 1.6, md.LennardJones(2.4, "switch", tail=True)
@@ -292,6 +293,7 @@ def test_an_ideal_gas_has_no_structure(width):
     assert np.all(np.abs(found.mean(axis=0) - 1) < 4 * error) and np.all(error[2:] < 0.02)
 
 
+@pytest.mark.slow  # to compile
 def test_rigid_distances_hold_across_faces():
     x = np.concatenate([X[:, None], X[:, None] + [0.4, 0, 0.3]], axis=1).reshape(-1, 3)
     x[1::2] += np.random.default_rng(1).integers(-1, 2, X.shape) @ LEANING
@@ -308,6 +310,7 @@ def test_rigid_distances_hold_across_faces():
     assert np.ptp(energy) < 1e-3 * float(sol.observables["kinetic_energy"][0])
 
 
+@pytest.mark.slow  # to compile
 def test_a_structure_comes_to_rest_at_a_fixed_box():
     x, box = primitive(4, 1.6)
     potential = md.LennardJones(1.8, "switch")

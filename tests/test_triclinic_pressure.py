@@ -48,6 +48,7 @@ def off(values, exact):
     return abs(each.mean() - exact) / (each.std(ddof=1) / np.sqrt(len(each)))
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize("rigid", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_cell_has_its_distribution(rigid):
     """V^N/(b_y c_z²) exp(-½κ Σ h²/kT) over the six numbers: tilts are normal, the squares of a_x,
@@ -98,6 +99,7 @@ def test_a_crystal_keeps_its_angles():
     np.testing.assert_allclose(edges, edges.mean(), rtol=0.01)
 
 
+@pytest.mark.slow  # to compile
 def test_constant_pressure_starts_from_either_box():
     """Edges become their matrix; a triclinic box that only grows keeps its shape; the energy over
     kT holds P V and N ln V; a box that flattens ends the run."""
