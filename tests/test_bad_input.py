@@ -40,7 +40,7 @@ BAD = [
     (["simulation.potential.cutoff=-1"], "simulation.potential.cutoff"),
     (["parameters.epsilon.init=-1.0"], " parameters.epsilon"),
     (["parameters.sigma.init=0"], " parameters.sigma"),
-    (["parameters.epsilon.unit=furlong"], " parameters.epsilon"),
+    (["parameters.epsilon.unit=furlong"], " parameters.epsilon.unit: "),
     (["schedule.t1=1.0"], " schedule.steps: give either"),
     (["targets=[{_target_: diffsim.Target, observable: pressure, data: 1.0, sigma: 0}]"], TARGET),
     (["fit=least_squares", "fit.steps=-1"], " fit.steps: must be"),

@@ -242,8 +242,9 @@ class Problem(eqx.Module):
         for name, value in self.values(theta).items():
             if name in noises:
                 continue
-            unit = self.parameters[self._root(name)].unit
-            factor = convert(1.0, unit, units[name], key=name) if unit and name in units else 1.0
+            root, factor = self._root(name), 1.0
+            if (unit := self.parameters[root].unit) and name in units:
+                factor = convert(1.0, unit, units[name], key=f"parameters.{root}.unit")
             params[name] = (
                 jax.tree.map(lambda x, f=factor: x * f, value) if factor != 1.0 else value
             )
