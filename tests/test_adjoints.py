@@ -176,11 +176,8 @@ TABLE: dict[str, tuple[Callable[[], Problem], tuple[str, ...]]] = {
 }
 PROBLEMS = {name: functools.cache(make) for name, (make, _) in TABLE.items()}
 PAIRS = [(name, adjoint) for name, (_, adjoints) in TABLE.items() for adjoint in adjoints]
-QUICK = [
-    pair
-    for pair in PAIRS
-    if pair not in (("liquid", "checkpoint 3"), ("thermostat", "checkpoint 3"))
-]
+LONG = (("liquid", "checkpoint 3"), ("thermostat", "checkpoint 3"))
+QUICK = [pair for pair in PAIRS if pair not in LONG]
 
 
 def weights(shape, seed=0):

@@ -197,6 +197,7 @@ def test_fits_follow_auto(method):
         assert found.values[name] == pytest.approx(float(value), rel=1e-3)
 
 
+@pytest.mark.slow  # to compile
 def test_averages_at_equilibrium_are_reweighted():
     from diffsim import md
 

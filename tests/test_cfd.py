@@ -221,6 +221,7 @@ ORDERS = [
 ]
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize(("name", "diffusion", "method", "order"), ORDERS)
 def test_order_in_time(name, diffusion, method, order):
     def final(i):
@@ -251,6 +252,7 @@ def smooth(box):
     )
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize("convection", ["central", pytest.param("van_leer", marks=SLOW)])
 @pytest.mark.parametrize("name", [pytest.param("periodic", marks=SLOW), "cavity"])
 def test_second_order_in_space(convection, name):
@@ -344,6 +346,7 @@ def test_inflow_without_outflow_is_refused():
 # Physics beyond one phase
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize(("rayleigh", "grows"), [(1500.0, False), (2100.0, True)])
 def test_convection_sets_in_at_its_critical_rayleigh_number(rayleigh, grows):
     """A layer heated from below between walls: Ra_c = 1707.76 at wave length 2.016 H."""

@@ -102,6 +102,7 @@ def test_a_potential_is_found_by_relative_entropy_too(tmp_path, monkeypatch: pyt
     assert result["validation"] is None and "values" not in result["parameters"]
 
 
+@pytest.mark.slow  # to compile
 def test_a_finished_run_resumes_to_nothing(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     place = tmp_path / "run"

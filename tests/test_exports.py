@@ -275,7 +275,7 @@ def calculated(potential: Any, params: Any, cell: np.ndarray, units: str = "meta
         ("tail", "triclinic"),
         ("cut", "orthorhombic"),
         pytest.param("network", "orthorhombic", marks=pytest.mark.slow),
-        ("network", "triclinic"),
+        pytest.param("network", "triclinic", marks=pytest.mark.slow),
         pytest.param("charges", "orthorhombic", marks=pytest.mark.slow),
         pytest.param("charges", "triclinic", marks=pytest.mark.slow),
         pytest.param("silicon", "triclinic", marks=pytest.mark.slow),

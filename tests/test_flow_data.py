@@ -220,6 +220,7 @@ def test_walls_take_the_faces_between_them():
         cfd.data_velocity(data, out)
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize(
     "flow",
     [FLOW, pytest.param(cfd.SpectralFlow(cfd.Grid((16, 16)), 0.1), marks=pytest.mark.slow)],
@@ -237,6 +238,7 @@ def test_a_run_of_ours_is_a_data_set(tmp_path, flow):
     np.testing.assert_allclose(cfd.data_observed(found, flow)[0], seen["velocity"], atol=1e-13)
 
 
+@pytest.mark.slow  # to compile
 def test_viscosity_is_fitted_to_a_data_set_named_in_yaml(tmp_path):
     file = tmp_path / "vortices.nc"
     jax_cfd_data().to_netcdf(file, engine="h5netcdf")

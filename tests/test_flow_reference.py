@@ -97,6 +97,7 @@ def test_a_reference_is_a_resolved_flow(made):
             np.testing.assert_allclose(mine, kept[seed, -1], atol=1e-9)
 
 
+@pytest.mark.slow  # to compile
 def test_windows_are_pieces_of_the_reference(made):
     starts = ds.window_starts(made, saves=3, stride=2)
     data = ds.window_vorticity(made, saves=3, stride=2)

@@ -74,7 +74,7 @@ DERIVATIVES = {
 }
 
 
-QUICK = ("push", "pull", "forward over reverse")
+QUICK = ("push", "pull")
 
 
 @pytest.mark.parametrize("name", slow_but(QUICK, DERIVATIVES))
@@ -90,6 +90,7 @@ def test_every_derivative_is_that_of_the_plain_sum(name):
     np.testing.assert_allclose(alone, found[1], atol=1e-12 * np.max(np.abs(wanted)))
 
 
+@pytest.mark.slow  # to compile
 def test_parameters_and_positions_that_are_batched_or_not():
     params, x, box = UNRAVEL(START)
     both = jnp.stack([x, x + 0.01 * W])

@@ -368,6 +368,7 @@ def test_a_dipole_of_other_charges_is_refused(words, says):
     assert says in str(caught.value)
 
 
+@pytest.mark.slow  # to compile
 def test_a_run_of_water_has_a_dielectric_constant():
     """M = q Σ (x_H + x_H' - 2 x_O), at rest 0.489 e Å, 2.35 D, of a molecule."""
     waters = 8

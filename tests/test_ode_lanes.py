@@ -215,6 +215,7 @@ def test_steps_cut_at_saves_are_taken_up_again():
     np.testing.assert_allclose(many.ys[0, -1], few.ys[0, -1], rtol=1e-5)
 
 
+@pytest.mark.slow  # to compile
 @pytest.mark.parametrize("steps", slow_but([{}], [{}, {"dt": 0.01}]), ids=["adaptive", "equal"])
 def test_one_lane_is_like_many(steps):
     """Whatever the block: alone, in a block that fills up, in one of several."""

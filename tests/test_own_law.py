@@ -15,10 +15,10 @@ from problems import liquid, parameters, slow_but
     ("atoms", "path", "precision"),
     [
         (36, "dense", "state"),
-        (48, "dense", "state"),
+        pytest.param(48, "dense", "state", marks=pytest.mark.slow),
         (36, "dense", "float32"),
         (64, "tiles", "state"),
-        (36, "list", "state"),
+        pytest.param(36, "list", "state", marks=pytest.mark.slow),
     ],
 )
 def test_atoms_do_not_see_themselves_where_positions_are_products(atoms, path, precision):

@@ -171,6 +171,7 @@ def test_a_symplectic_run_from_rest_or_zero_is_reversed():
         np.testing.assert_allclose(ends[0].state.q, ends[1].state.q, atol=1e-11)
 
 
+@pytest.mark.slow  # to compile
 def test_a_network_with_its_activations_is_a_parameter():
     """dy/dt = net(y), learned from an exponential."""
     system = ode.NeuralODE(names=("x",))
