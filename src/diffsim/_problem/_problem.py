@@ -245,9 +245,8 @@ class Problem(eqx.Module):
             root, factor = self._root(name), 1.0
             if (unit := self.parameters[root].unit) and name in units:
                 factor = convert(1.0, unit, units[name], key=f"parameters.{root}.unit")
-            params[name] = (
-                jax.tree.map(lambda x, f=factor: x * f, value) if factor != 1.0 else value
-            )
+            scaled = lambda x, f=factor: x * f  # noqa: E731
+            params[name] = value if factor == 1.0 else jax.tree.map(scaled, value)
         return params
 
     def _factor(self, target: Target) -> float:

@@ -114,10 +114,13 @@ class _Rows:
         d = (raw - box * jnp.round(raw / box)).astype(dtype)
         return d, self.separated(jnp.sum(d * d, axis=-1), near, box)
 
-    def of_kinds(self, params: PyTree, near: Array, kind: Array | None) -> PyTree:
+    def of_kinds(
+        self, params: PyTree, near: Array, kind: Array | None, nothing: Array | int = 0
+    ) -> PyTree:
+        """Parameters of each pair; in a loop with its `nothing`, or XLA would store them all."""
         if self.kinds is None or kind is None:
             return params
-        return of_pairs(params, kind, self.there(self.kinds, near))
+        return of_pairs(params, kind + nothing, self.there(self.kinds, near))
 
     def each(self, block: Callable[..., PyTree], *values: Array) -> PyTree:
         """`block(near, kinds, *own values)` of every block of rows: what it has for each row one
@@ -159,13 +162,13 @@ def cluster_forces(
 
     def add(tops: Array, nothing: Array) -> tuple[Array, Array]:
         # XLA would take the pairs out of the loop, and store them, if it saw that they stay.
-        where = there + nothing.astype(there.dtype)
+        where = there + nothing
         grid = _grid(tops[0])
 
         def block(near: Array, kind: Any, own: Array) -> tuple[list[Array], list[Array]]:
             d, s = rows.separations(where, unit, own, near)
             s = rows.separated(s, near, edges)
-            f = force_factor(rows.of_kinds(params, near, kind), s) * (1 / grid)
+            f = force_factor(rows.of_kinds(params, near, kind, nothing), s) * (1 / grid)
             sums, peaks = _summed([_words(f * x) for x in d], [jnp.abs(f)])
             return [_total(words, near.shape[1], positions.dtype) for words in sums], peaks
 
@@ -328,7 +331,9 @@ def cluster_pullback(
     w = rows.sorted(w_own)
     leaves, tree = jax.tree.flatten(params)
 
-    def terms(near: Array, of: Any, own: Array, own_w: Array, where: Array) -> _Terms:
+    def terms(
+        near: Array, of: Any, own: Array, own_w: Array, where: Array, nothing: Array | int = 0
+    ) -> _Terms:
         """What each pair gives to the positions and to each leaf; for tables, to each kind."""
         d, s = rows.separations(where, unit, own, near)
         s = rows.separated(s, near, edges)
@@ -336,7 +341,7 @@ def cluster_pullback(
         g = d[0] * dw[0] + d[1] * dw[1] + d[2] * dw[2]
         # As large as the pairs, so that each has a cotangent of its own.
         spread = jax.tree.map(
-            lambda p: jnp.broadcast_to(p, s.shape), rows.of_kinds(params, near, of)
+            lambda p: jnp.broadcast_to(p, s.shape), rows.of_kinds(params, near, of, nothing)
         )
         f, transpose = jax.vjp(force_factor, spread, s)
         ct, s_bar = transpose(g / 2)
@@ -358,11 +363,11 @@ def cluster_pullback(
         return jnp.max(jnp.asarray(found), axis=0)
 
     def add(tops: Array, nothing: Array) -> tuple[PyTree, Array]:
-        where = there + nothing.astype(there.dtype)
+        where = there + nothing
         grids = _grid(tops)
 
         def block(near: Array, of: Any, own: Array, own_w: Array) -> tuple[PyTree, list[Array]]:
-            found = terms(near, of, own, own_w, where)
+            found = terms(near, of, own, own_w, where, nothing)
             scaled = [x * (1 / grid) for xs, grid in zip(found.of, grids, strict=True) for x in xs]
             sums, peaks = _summed([_words(x) for x in scaled], found.bounds)
             return [_total(words, near.shape[1], kind) for words in sums], peaks
