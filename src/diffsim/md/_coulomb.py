@@ -174,8 +174,8 @@ class RealSpace(AbstractPairPotential):
 
     def force_factor(self, params: PyTree, s: Array) -> Array:
         inside, s = self.inside(s)
-        inverse = jax.lax.rsqrt(s)
-        factor = inverse * inverse * inverse + 2 * self._smeared(s, True)
+        square = 1 / s
+        factor = square * (square * jnp.sqrt(s)) + 2 * self._smeared(s, True)
         return jnp.where(inside, params["strength"] * factor, 0)
 
     def pair_thermo(self, params: PyTree, s: Array) -> Thermo:
