@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ._adjoint import Health
-from ._adjoint._base import march_blocks
+from ._adjoint._base import march, march_blocks
 from ._errors import ConfigError
 from ._laws import AbstractLaw, Ledger, assess, observables_of
 from ._placement import AbstractPlacement, SingleDevice
@@ -103,13 +103,40 @@ def _stretch(
     plan: SavePlan,
     view: View,
     placement: AbstractPlacement,
+    turns: Array,
 ) -> tuple[State, Health, PyTree]:
     def one(shared, state):
-        simulation, params = shared
+        simulation, params, turns = shared
         see = lambda state: view(simulation, params, state)  # noqa: E731
+        if plan.blocks == 1 and not view.samples:
+            return _one_block(simulation, params, state, plan.stride, see, turns)
         return march_blocks(simulation, params, state, plan, see)
 
-    return _read(placement, *placement.map(one, (simulation, params), states))
+    shared = simulation, params, turns
+    return _read(placement, *placement.map(one, shared, states))
+
+
+def _one_block(
+    simulation: AbstractSimulation,
+    params: Params,
+    state: State,
+    stride: int,
+    see: Callable[[State], PyTree],
+    turns: Array,
+) -> tuple[State, Health, PyTree]:
+    """`march_blocks` of one block, in a loop whose number of turns, one, is only known at run time:
+    taken out of its loop, what is seen would be fused with the step and rounded otherwise, and the
+    length of a chunk would show in the last bit."""
+
+    def block(now):
+        turn, carry, _ = now
+        carry = march(simulation, params, carry, turn * stride, stride)
+        return turn + 1, carry, see(carry[0])
+
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(see, state))
+    start = jnp.zeros((), jnp.int32), (state, Health.good()), nothing
+    _, (state, health), seen = jax.lax.while_loop(lambda now: now[0] < turns, block, start)
+    return state, health, jax.tree.map(lambda x: x[None], seen)
 
 
 def _read(
@@ -302,12 +329,13 @@ def _with_room(
     placement: AbstractPlacement,
 ) -> tuple[State, Health, PyTree]:
     """A stretch, again from its start with larger neighbour lists for as long as they overflow."""
-    out = _stretch(simulation, params, states, plan, view, placement)
+    turns = jnp.asarray(plan.blocks, jnp.int32)
+    out = _stretch(simulation, params, states, plan, view, placement, turns)
     for _ in range(ENLARGEMENTS):
         if not bool(jnp.any(out[1].result == RESULTS.neighbour_overflow)):
             return out
         states = placement.place(_enlarged(simulation, params, placement.fetch(states)))
-        out = _stretch(simulation, params, states, plan, view, placement)
+        out = _stretch(simulation, params, states, plan, view, placement, turns)
     return out
 
 
