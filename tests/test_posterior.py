@@ -21,6 +21,7 @@ from diffsim._fit._posterior import _fault
 from diffsim._report import Console, write_report
 from diffsim._store import RunDirectory
 from diffsim._store.draws import read_draws
+from problems import slow_but
 
 pytest.importorskip("numpyro")
 
@@ -113,10 +114,7 @@ def sampled_line(kind="NUTS of numpyro"):
     return ds.posterior(line(), METHODS[kind], starts=1)
 
 
-LONG = dict.fromkeys(("SVI, full", "NUTS of blackjax"), pytest.mark.slow)
-
-
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=LONG.get(k, ())) for k in METHODS])
+@pytest.mark.parametrize("kind", slow_but(("NUTS of numpyro", "Laplace"), METHODS))
 def test_a_linear_model(kind):
     if "blackjax" in kind:
         pytest.importorskip("blackjax")
