@@ -232,20 +232,20 @@ class OptaxFit(AbstractFitTask):
 
 def parameters(experiment: Experiment, result: FitResult) -> dict[str, Any]:
     """result.json's `parameters`: scalar ones with their error bars."""
-    out = {}
-    for name, value in result.values.items():
-        if name not in scalars(result.values):
-            continue
-        u, free = result.uncertainty, name in experiment.problem.free
-        known = u is not None and free
+    out, u = {}, result.uncertainty
+    free, (total, statistical, model, systematic) = experiment.problem.free, ({}, {}, {}, {})
+    if u is not None:
+        total, statistical, model = map(scalars, (u.total, u.statistical, u.model))
+        systematic = {name: u.systematic[name] for name in u.systematic if name in free}
+    for name, value in scalars(result.values).items():
         out[name] = {
             "value": float(value),
-            "stderr": scalars(u.total)[name] if known and u else None,
+            "stderr": total.get(name),
             "unit": experiment.problem.parameters[name].unit or "1",
-            "fixed": not free,
-            "statistical": scalars(u.statistical)[name] if known and u else None,
-            "model": scalars(u.model)[name] if known and u else None,
-            "systematic": u.systematic.get(name) if known and u else None,
+            "fixed": name not in free,
+            "statistical": statistical.get(name),
+            "model": model.get(name),
+            "systematic": systematic.get(name),
         }
     return out
 

@@ -40,14 +40,14 @@ def check_names(
     of one that it cannot do without."""
     known = inspect.signature(simulation.init).parameters
     own = {n: p for n, p in known.items() if n not in ("params", "key")}
-    if any(p.kind is p.VAR_KEYWORD for p in own.values()):  # it takes any
-        return
-    names = tuple(own)
-    for key, p in own.items():
-        if whole and p.default is p.empty and key not in conditions:
+    names = tuple(n for n, p in own.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
+    for key in names if whole else ():
+        if own[key].default is inspect.Parameter.empty and key not in conditions:
             raise ConfigError(
                 f"is not given, and {type(simulation).__name__} needs it", key=f"conditions.{key}"
             )
+    if any(p.kind is p.VAR_KEYWORD for p in own.values()):  # it takes any
+        return
     for key in conditions:
         if key not in names:
             raise ConfigError("no such condition", key=f"conditions.{key}", allowed=names)

@@ -92,23 +92,23 @@ class _Evaluation:
         tensor = self.potential.virial_tensor(params, x, box, structure)
         return (tensor + tail * jnp.eye(3, dtype=x.dtype)) / volume(box)
 
-    def _placed(self, atoms: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-        """Positions, box [angstrom], and the rotation that took them there."""
+    def _placed(self, atoms: Any) -> tuple[jax.Array, jax.Array, np.ndarray]:
+        """Positions and box in the potential's units, and the rotation that took them there."""
         try:
             edges, turn = of_vectors(np.asarray(atoms.cell))
         except ConfigError as error:
             raise ConfigError(error.cause, key="cell") from error
         places = np.asarray(atoms.positions)
-        return places @ turn if np.any(turn != np.eye(3)) else places, edges, turn
+        places = places @ turn if np.any(turn != np.eye(3)) else places
+        return jnp.asarray(places * self.length), jnp.asarray(edges * self.length), turn
 
     def __call__(self, atoms: Any) -> dict[str, Any]:
-        places, edges, turn = self._placed(atoms)
-        x, box = jnp.asarray(places * self.length), jnp.asarray(edges * self.length)
-        if self.atoms != len(atoms) or not np.array_equal(self.box, edges):
+        x, box, turn = self._placed(atoms)
+        if self.atoms != len(atoms) or not np.array_equal(self.box, box):
             check_atoms(self.potential, len(atoms))
             self.potential.check(self.params, np.asarray(box))
             self.structure = self.potential.allocate(self.params, x, box)
-            self.atoms, self.box = len(atoms), edges.copy()
+            self.atoms, self.box = len(atoms), np.asarray(box)
         energies, forces, structure, over = self.compiled(self.params, x, box, self.structure)
         while bool(over):
             structure = self.potential.allocate(self.params, x, box, structure)
@@ -122,8 +122,7 @@ class _Evaluation:
         """σ of the atoms whose energy was the last, (6,)."""
         from ase.stress import full_3x3_to_voigt_6_stress
 
-        places, edges, turn = self._placed(atoms)
-        x, box = jnp.asarray(places * self.length), jnp.asarray(edges * self.length)
+        x, box, turn = self._placed(atoms)
         try:
             found = np.asarray(self.strained(self.params, x, box, self.structure))
         except ConfigError as error:  # of the sheared box that is looked at, not of the atoms' own

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 from .._errors import ConfigError, nearest
 from ._exported import check_kinds, check_parameters
 from ._lennard_jones import LennardJones
-from ._openmm_pairs import custom, in_openmm, tail
+from ._openmm_pairs import custom, in_openmm, nonbonded, tail
 from ._openmm_water import water
 from ._pair import Pair
 from ._potential import AbstractPotential
@@ -113,13 +113,9 @@ def _topology(root: xml.Element, kinds: Sequence[str]) -> None:
 def _nonbonded(
     root: xml.Element, params: PyTree, system: UnitSystem, kinds: Sequence[str], corrected: bool
 ) -> None:
-    given = {"coulomb14scale": "1", "lj14scale": "1", "useDispersionCorrection": str(corrected)}
-    force = xml.SubElement(root, "NonbondedForce", given)
-    for k, symbol in enumerate(kinds):
-        values = {n: float(v[k] if np.ndim(v) else v) for n, v in params.items()}
-        numbers = {
-            "charge": "0",
-            "sigma": repr(in_openmm(values["sigma"], "length", system)),
-            "epsilon": repr(in_openmm(values["epsilon"], "energy", system)),
-        }
-        xml.SubElement(force, "Atom", {"type": symbol, **numbers})
+    def of_kind(name: str, quantity: str) -> np.ndarray:
+        values = np.broadcast_to(np.asarray(params[name], float), len(kinds))
+        return in_openmm(values, quantity, system)
+
+    sigma, epsilon = of_kind("sigma", "length"), of_kind("epsilon", "energy")
+    nonbonded(root, kinds, np.zeros(len(kinds)), sigma, epsilon, corrected)

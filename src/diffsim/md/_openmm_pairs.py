@@ -63,6 +63,18 @@ def in_openmm(value: Any, quantity: str, system: UnitSystem) -> Any:
     return convert(value, system.unit_of(quantity), GROMACS.unit_of(quantity))
 
 
+def nonbonded(
+    root: xml.Element, types: Sequence[str], charges: Any, sigma: Any, epsilon: Any, corrected: bool
+) -> None:
+    """OpenMM's own Lennard-Jones and charges, one number a type [e, nm, kJ/mol]; `corrected`: with
+    its correction for what is beyond the cutoff."""
+    given = {"coulomb14scale": "1", "lj14scale": "1", "useDispersionCorrection": str(corrected)}
+    force = xml.SubElement(root, "NonbondedForce", given)
+    for kind, *numbers in zip(types, charges, sigma, epsilon, strict=True):
+        named = zip(("charge", "sigma", "epsilon"), numbers, strict=True)
+        xml.SubElement(force, "Atom", {"type": kind, **{k: repr(float(v)) for k, v in named}})
+
+
 def custom(
     root: xml.Element,
     potential: LennardJones | Pair,

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._lennard_jones import LennardJones
-from ._openmm_pairs import custom, in_openmm, tail
+from ._openmm_pairs import custom, in_openmm, nonbonded, tail
 from ._units import UnitSystem, unit_system
 from ._water import MASSES, Water, water_parameters
 
@@ -29,12 +29,8 @@ def water(
     depth = in_openmm(float(params["epsilon"]), "energy", system) if plain else 0.0
     sigma = in_openmm(float(params["sigma"]), "length", system)
     # The tail is of oxygens alone, n_O²: OpenMM's counts n_O (n_O + 1).
-    given = {"coulomb14scale": "1", "lj14scale": "1", "useDispersionCorrection": "False"}
-    force = xml.SubElement(root, "NonbondedForce", given)
-    charges = np.asarray(of_terms["coulomb"]["charge"], float).tolist()
-    for kind, charge, epsilon in zip(TYPES, charges, (depth, 0.0), strict=True):
-        numbers = {"charge": repr(charge), "sigma": repr(sigma), "epsilon": repr(epsilon)}
-        xml.SubElement(force, "Atom", {"type": kind, **numbers})
+    charges = np.asarray(of_terms["coulomb"]["charge"], float)
+    nonbonded(root, TYPES, charges, (sigma, sigma), (depth, 0.0), corrected=False)
     if not plain:
         custom(root, law, of_terms["lj"], system, TYPES)
     if law.tail:
