@@ -137,7 +137,9 @@ class ChangingBox(AbstractPotential):
             stale = stale | (4 * jnp.max(jnp.sum(d * d, axis=1)) > jnp.maximum(room, 0) ** 2)
         # What is stale remembers atoms that were elsewhere: it will find that they have moved.
         marked = jax.tree.map(
-            lambda each: _forgetful(each, stale), old.structure, is_leaf=_is_clusters
+            lambda each: _forgetful(each, stale, edges / old.box),
+            old.structure,
+            is_leaf=_is_clusters,
         )
         now = jnp.where(stale, x, then), jnp.where(stale, edges, old.box)
         return InBox(self.inner.update(marked, *now), now[1])
@@ -179,11 +181,14 @@ def _leaves(tree: PyTree, kind: type) -> list[Any]:
     return [leaf for leaf in found if isinstance(leaf, kind)]
 
 
-def _forgetful(leaf: Any, stale: Array) -> Any:
+def _forgetful(leaf: Any, stale: Array, stretch: Array | float = 1.0) -> Any:
+    """Of what is stale, with the ways that atoms went told in a box so much longer."""
     if not _is_clusters(leaf):
         return leaf
     reference = jnp.where(stale, leaf.reference + ELSEWHERE, leaf.reference)
-    return eqx.tree_at(lambda c: c.reference, leaf, reference)
+    ways = [jnp.where(stale, x * stretch, x) for x in (leaf.found_at, leaf.stepped, leaf.seen)]
+    changed = lambda c: (c.reference, c.found_at, c.stepped, c.seen)  # noqa: E731
+    return eqx.tree_at(changed, leaf, (reference, *ways))
 
 
 def at_last(neighbours: Any) -> Any:

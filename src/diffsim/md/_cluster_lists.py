@@ -113,9 +113,8 @@ def near_atoms(
 
     def of_block(tiles: Array, *own: Array) -> tuple[tuple[Array, ...], Array, Array]:
         count = tiles.shape[0]
-        given = jnp.where(tiles < 0, none, tiles)[:, :, None]
-        index = (given * TILE + jnp.arange(TILE, dtype=jnp.int32)).reshape(count, -1)
-        there = [fetch(column, index)[:, None] for column in columns]
+        given = jnp.where(tiles < 0, none, tiles)
+        there = [fetch(c.reshape(-1, TILE), given).reshape(count, 1, -1) for c in columns]
         nearest = jnp.full((), jnp.inf, jnp.float32)
         for i in range(ROW):
             s = jnp.zeros((), jnp.float32)

@@ -10,7 +10,6 @@ of force, or, where the strongest pair is far from it, from that pair, in anothe
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -80,6 +79,12 @@ class _Rows:
         """Values of what is near, (rows, 1, room, ...)."""
         return fetch(values, near)[:, None]
 
+    def along_axes(self, values: Array, near: Array) -> list[Array]:
+        """Of vectors, along each axis (rows, 1, room). One gather of three: as large as XLA wants
+        it before it gives both threads a share."""
+        found = fetch(values, near)[:, None]
+        return [found[..., k] for k in range(3)]
+
     def coordinates(self, positions: Array, box: Array, dtype: Any) -> tuple[Array, Array]:
         """Fractions of the box, (atoms, 3), whose differences round to minimum images, and what
         turns them into lengths."""
@@ -94,19 +99,19 @@ class _Rows:
     ) -> tuple[list[Array], Array]:
         """x_i - x_j along each axis, and s; of `coordinates`, axis by axis, which vectorises."""
         d, s = [], jnp.zeros((), unit.dtype)
-        for k in range(3):
-            raw = own[..., k] - self.there(where[:, k], near)
+        for k, other in enumerate(self.along_axes(where, near)):
+            raw = own[..., k] - other
             raw = raw - jnp.round(raw) if unit.dtype == jnp.float64 else raw.astype(unit.dtype)
             d.append(raw * unit[k])
             s = s + d[k] * d[k]
         return d, s
 
-    def separated(self, s: Array, near: Array, box: Array) -> Array:
+    def separated(self, s: Array, near: Array, box: Array, nothing: Array | int = 0) -> Array:
         """s = r², and beyond every cutoff for what is no pair: masked at r = 0 it would turn
         derivatives into NaN (jax-md#258)."""
         far = jnp.square(jnp.min(box)).astype(s.dtype)
-        s = s + jnp.where(near < self.slots, jnp.zeros((), s.dtype), far)[:, None, :]
-        return jnp.where(distinct(s, box), s, far)
+        real = jnp.broadcast_to(near[:, None], s.shape) < self.slots + nothing
+        return jnp.where(distinct(s, box) & real, s, far)
 
     def pairs(self, positions: Array, own: Array, near: Array, box: Array, dtype: Any) -> Any:
         """x_i - x_j along each axis and s, with derivatives; positions (slots + 1, 3)."""
@@ -125,7 +130,13 @@ class _Rows:
     def each(self, block: Callable[..., PyTree], *values: Array) -> PyTree:
         """`block(near, kinds, *own values)` of every block of rows: what it has for each row one
         after the other, single numbers stacked."""
-        found = [self._blocks(block, given) for given in self.groups(*values)]
+        return self.joined(self.of_groups(block, *values))
+
+    def of_groups(self, block: Callable[..., PyTree], *values: Array) -> list[PyTree]:
+        """The same, group by group."""
+        return [self._blocks(block, given) for given in self.groups(*values)]
+
+    def joined(self, found: list[PyTree]) -> PyTree:
         return jax.tree.map(lambda *x: jnp.concatenate(x, axis=1 if x[0].ndim > 1 else 0), *found)
 
     def _blocks(self, block: Callable[..., PyTree], given: tuple[Any, ...]) -> PyTree:
@@ -160,27 +171,28 @@ def cluster_forces(
     coordinates, unit = rows.coordinates(positions, box, dtype)
     there = rows.sorted(coordinates)
 
-    def add(tops: Array, nothing: Array) -> tuple[Array, Array]:
+    def add(tops: Array, nothing: Array) -> tuple[PyTree, Array]:
         # XLA would take the pairs out of the loop, and store them, if it saw that they stay.
         where = there + nothing
         grid = _grid(tops[0])
 
         def block(near: Array, kind: Any, own: Array) -> tuple[list[Array], list[Array]]:
             d, s = rows.separations(where, unit, own, near)
-            s = rows.separated(s, near, edges)
+            s = rows.separated(s, near, edges, nothing)
             f = force_factor(rows.of_kinds(params, near, kind, nothing), s) * (1 / grid)
             sums, peaks = _summed([_words(f * x) for x in d], [jnp.abs(f)])
-            return [_total(words, near.shape[1], positions.dtype) for words in sums], peaks
+            totals = [_total(words, near.shape[1], positions.dtype) for words in sums]
+            return [x * grid.astype(positions.dtype) for x in totals], peaks
 
-        sums, peaks = rows.each(block, coordinates)
-        forces = jnp.stack([rows.atomwise(x) for x in sums], axis=1)
+        found = rows.of_groups(block, coordinates)
         # |f| times the cutoff bounds every component of a force, without a root.
         cutoff = jnp.asarray(clusters.plan.cutoff, dtype)
-        peak = jnp.max(peaks[0]) * cutoff * grid
-        return forces * grid.astype(positions.dtype), peak[None]
+        peak = jnp.max(jnp.asarray([jnp.max(peaks[0]) for _, peaks in found])) * cutoff * grid
+        return [sums for sums, _ in found], peak[None]
 
     top = _power_above(scale.astype(dtype) * 2.0**HEADROOM)
-    return _settled(add, top[None], jnp.zeros_like(positions), SPAN)
+    forces = rows.joined(_settled(add, top[None], SPAN))
+    return jnp.stack([rows.atomwise(x) for x in forces], axis=1)
 
 
 def _words(y: Array) -> tuple[Array, ...]:
@@ -235,7 +247,7 @@ def _summed(
 
 
 def _settled(
-    add: Callable[[Array, Array], tuple[PyTree, Array]], tops: Array, like: PyTree, span: int
+    add: Callable[[Array, Array], tuple[PyTree, Array]], tops: Array, span: int
 ) -> PyTree:
     """The sums by `add(tops, False)`, which holds terms up to `tops`, powers of two, and tells how
     large they are; again, with tops that suit, until it does: the largest term at most `span` bits
@@ -254,6 +266,8 @@ def _settled(
         sums = jax.tree.map(lambda x: x + lost.astype(x.dtype), sums)
         return better, jnp.all(better == tops) | jnp.isnan(lost), sums
 
+    shapes = jax.eval_shape(add, tops, jnp.asarray(False))[0]
+    like = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     start = (jnp.clip(tops, least, most), jnp.asarray(False), like)
     return jax.lax.while_loop(lambda carry: ~carry[1], step, start)[2]
 
@@ -336,8 +350,8 @@ def cluster_pullback(
     ) -> _Terms:
         """What each pair gives to the positions and to each leaf; for tables, to each kind."""
         d, s = rows.separations(where, unit, own, near)
-        s = rows.separated(s, near, edges)
-        dw = [own_w[..., k] - rows.there(w[:, k], near) for k in range(3)]
+        s = rows.separated(s, near, edges, nothing)
+        dw = [own_w[..., k] - other for k, other in enumerate(rows.along_axes(w, near))]
         g = d[0] * dw[0] + d[1] * dw[1] + d[2] * dw[2]
         # As large as the pairs, so that each has a cotangent of its own.
         spread = jax.tree.map(
@@ -370,21 +384,17 @@ def cluster_pullback(
             found = terms(near, of, own, own_w, where, nothing)
             scaled = [x * (1 / grid) for xs, grid in zip(found.of, grids, strict=True) for x in xs]
             sums, peaks = _summed([_words(x) for x in scaled], found.bounds)
-            return [_total(words, near.shape[1], kind) for words in sums], peaks
+            totals = iter([_total(words, near.shape[1], kind) for words in sums])
+            each = zip(found.of, grids, strict=True)
+            return [[next(totals) * grid.astype(kind) for _ in xs] for xs, grid in each], peaks
 
-        sums, peaks = rows.each(block, coordinates, w_own)
-        kinds = (1 if rows.kinds is None or jnp.ndim(p) == 0 else jnp.shape(p)[1] for p in leaves)
-        counts = np.cumsum([0, 3, *kinds])
-        split = [
-            [rows.atomwise(x) * grid.astype(kind) for x in sums[a:b]]
-            for (a, b), grid in zip(itertools.pairwise(counts), grids, strict=True)
-        ]
-        # Empty slots repeat an atom: only what is fetched back for an atom counts.
-        back = [gathered(x, leaf, species) for x, leaf in zip(split[1:], leaves, strict=True)]
-        whole = jax.tree.unflatten(tree, back), jnp.stack(split[0], axis=1)
-        return whole, jnp.stack([jnp.max(peak) for peak in peaks])
+        found = rows.of_groups(block, coordinates, w_own)
+        peaks = [jnp.max(jnp.stack(x)) for x in zip(*(peaks for _, peaks in found), strict=True)]
+        return [sums for sums, _ in found], jnp.stack(peaks)
 
     tops = _power_above(peaks_of_some() * 2.0 ** (SLACK if apart > 1 else 0))
-    like = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), kind), params), jnp.zeros_like(positions)
-    back = _settled(add, tops, like, 2 * SPAN)
-    return jax.tree.map(lambda x: x * largest.astype(kind), back)
+    sums = rows.joined(_settled(add, tops, 2 * SPAN))
+    # Empty slots repeat an atom: only what is fetched back for an atom counts.
+    moved, *split = [[rows.atomwise(x) * largest.astype(kind) for x in xs] for xs in sums]
+    back = [gathered(x, leaf, species) for x, leaf in zip(split, leaves, strict=True)]
+    return jax.tree.unflatten(tree, back), jnp.stack(moved, axis=1)
