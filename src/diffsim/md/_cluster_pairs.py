@@ -246,9 +246,7 @@ def _summed(
     return sums, [jnp.max(jax.lax.bitcast_convert_type(x, kind)) for x in out[split:]]
 
 
-def _settled(
-    add: Callable[[Array, Array], tuple[PyTree, Array]], tops: Array, span: int
-) -> PyTree:
+def _settled(add: Callable[[Array, Array], tuple[PyTree, Array]], tops: Array, span: int) -> PyTree:
     """The sums by `add(tops, False)`, which holds terms up to `tops`, powers of two, and tells how
     large they are; again, with tops that suit, until it does: the largest term at most `span` bits
     under its top. What comes out is a function of the terms alone."""

@@ -162,9 +162,7 @@ def _built(
 _built_once = jax.jit(_built, static_argnums=0)
 
 
-def _expected(
-    plan: ClusterPlan, positions: Array, before: Clusters | None
-) -> tuple[Array, Array]:
+def _expected(plan: ClusterPlan, positions: Array, before: Clusters | None) -> tuple[Array, Array]:
     """Where atoms are likely to be midway to the next lists, and the step they have just made.
 
     The step times a number of steps, which is how far atoms went during the last lists along the
