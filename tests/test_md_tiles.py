@@ -310,9 +310,9 @@ def test_forces_are_the_same_to_the_bit_for_every_structure(precision):
 
 @jax.jit
 def integer_sum(terms):
-    def add(tops, _):
+    def add(tops, nothing):
         grid = tops[0] * 2.0 ** -(51 if terms.dtype == "float64" else 20)
-        words = _words(terms / grid)
+        words = _words(terms / grid, nothing)
         sums = tuple(jnp.sum(w, dtype=w.dtype) for w in words)
         return _total(sums, terms.size, jnp.float64) * grid, jnp.max(jnp.abs(terms))[None]
 

@@ -180,7 +180,7 @@ def cluster_forces(
             d, s = rows.separations(where, unit, own, near)
             s = rows.separated(s, near, edges, nothing)
             f = force_factor(rows.of_kinds(params, near, kind, nothing), s) * (1 / grid)
-            sums, peaks = _summed([_words(f * x) for x in d], [jnp.abs(f)])
+            sums, peaks = _summed([_words(f * x, nothing) for x in d], [jnp.abs(f)])
             totals = [_total(words, near.shape[1], positions.dtype) for words in sums]
             return [x * grid.astype(positions.dtype) for x in totals], peaks
 
@@ -195,22 +195,23 @@ def cluster_forces(
     return jnp.stack([rows.atomwise(x) for x in forces], axis=1)
 
 
-def _words(y: Array) -> tuple[Array, ...]:
+def _words(y: Array, nothing: Array) -> tuple[Array, ...]:
     """y rounded to integers whose sums are exact: one word of 64 bits, or two of 32 of which the
-    low one counts 2⁻²⁰."""
+    low one counts 2⁻²⁰. A constant that XLA knew would be taken off again without rounding."""
     if y.dtype == jnp.float64:
         return (jax.lax.bitcast_convert_type(y + _MAGIC_64, jnp.int64),)
-    high = jax.lax.bitcast_convert_type(y + _MAGIC_32, jnp.int32) - _BIAS_32
-    rest = (y - high.astype(jnp.float32)) * 2.0**BITS_32
-    return high, jax.lax.bitcast_convert_type(rest + _MAGIC_32, jnp.int32)
+    magic = _MAGIC_32 + nothing
+    high = y + magic
+    rest = (y - (high - magic)) * 2.0**BITS_32
+    return tuple(jax.lax.bitcast_convert_type(x, jnp.int32) for x in (high, rest + magic))
 
 
 def _total(words: tuple[Array, ...], count: int, dtype: Any) -> Array:
     """The sum of `count` terms, without what the bits carry on top."""
     if len(words) == 1:
         return (words[0] - _wrapped(count * _BIAS_64, 64)).astype(dtype)
-    low = words[1] - _wrapped(count * _BIAS_32, 32)
-    return words[0].astype(dtype) + low.astype(dtype) * 2.0**-BITS_32
+    high, low = (word - _wrapped(count * _BIAS_32, 32) for word in words)
+    return high.astype(dtype) + low.astype(dtype) * 2.0**-BITS_32
 
 
 def _wrapped(value: int, bits: int) -> Any:
@@ -229,7 +230,9 @@ def _summed(
     """Sums of terms over the last axis, and the largest of each of `peaks` of all, in one pass."""
     words = [word for term in terms for word in term]
     # Positive numbers are in the order of their bits, and a maximum of integers vectorises.
-    bits = [jax.lax.bitcast_convert_type(peak, words[0].dtype) for peak in peaks]
+    kind = peaks[0].dtype
+    whole = jnp.int64 if kind == jnp.float64 else jnp.int32
+    bits = [jax.lax.bitcast_convert_type(peak, whole) for peak in peaks]
     split = len(words)
 
     def combine(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -238,12 +241,10 @@ def _summed(
 
     shape = jnp.broadcast_shapes(*(x.shape for x in (*words, *bits)))
     operands = tuple(jnp.broadcast_to(x, shape) for x in (*words, *bits))
-    zeros = (jnp.zeros((), words[0].dtype),) * len(operands)
-    out = jax.lax.reduce(operands, zeros, combine, (len(shape) - 1,))
-    each = len(terms[0])
-    sums = [tuple(out[k : k + each]) for k in range(0, split, each)]
-    kind = peaks[0].dtype
-    return sums, [jnp.max(jax.lax.bitcast_convert_type(x, kind)) for x in out[split:]]
+    zeros = (jnp.zeros((), whole),) * len(operands)
+    out = iter(jax.lax.reduce(operands, zeros, combine, (len(shape) - 1,)))
+    sums = [tuple(next(out) for _ in term) for term in terms]
+    return sums, [jnp.max(jax.lax.bitcast_convert_type(x, kind)) for x in out]
 
 
 def _settled(add: Callable[[Array, Array], tuple[PyTree, Array]], tops: Array, span: int) -> PyTree:
@@ -371,7 +372,7 @@ def cluster_pullback(
             some = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[::apart], given)
             near, of, own, own_w = some
             bounds = terms(near, of, own, own_w, there).bounds
-            found.append([jnp.max(bound) for bound in bounds])
+            found.append(_summed([], bounds)[1])
         return jnp.max(jnp.asarray(found), axis=0)
 
     def add(tops: Array, nothing: Array) -> tuple[PyTree, Array]:
@@ -379,9 +380,9 @@ def cluster_pullback(
         grids = _grid(tops)
 
         def block(near: Array, of: Any, own: Array, own_w: Array) -> tuple[PyTree, list[Array]]:
-            found = terms(near, of, own, own_w, where, nothing)
+            found = terms(near, of, own, own_w + nothing, where, nothing)
             scaled = [x * (1 / grid) for xs, grid in zip(found.of, grids, strict=True) for x in xs]
-            sums, peaks = _summed([_words(x) for x in scaled], found.bounds)
+            sums, peaks = _summed([_words(x, nothing) for x in scaled], found.bounds)
             totals = iter([_total(words, near.shape[1], kind) for words in sums])
             each = zip(found.of, grids, strict=True)
             return [[next(totals) * grid.astype(kind) for _ in xs] for xs, grid in each], peaks
