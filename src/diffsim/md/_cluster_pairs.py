@@ -164,7 +164,7 @@ def cluster_forces(
     """F_i = Σ_j f(r_ij²) (x_i - x_j), f = -φ'(r)/r, over the pairs of a structure.
 
     Pairs in `dtype`, sums at the precision of the positions or better; `scale`: a typical force.
-    The same to the last bit for every structure that holds all pairs.
+    The same to the last bit for every structure that holds all pairs, NaN for one that overflowed.
     """
     rows = _Rows(clusters, species)
     edges = box.astype(dtype)
@@ -182,7 +182,8 @@ def cluster_forces(
             f = force_factor(rows.of_kinds(params, near, kind, nothing), s) * (1 / grid)
             sums, peaks = _summed([_words(f * x, nothing) for x in d], [jnp.abs(f)])
             totals = [_total(words, near.shape[1], positions.dtype) for words in sums]
-            return [x * grid.astype(positions.dtype) for x in totals], peaks
+            unit_of_sums = clusters.spoil(grid.astype(positions.dtype))
+            return [x * unit_of_sums for x in totals], peaks
 
         found = rows.of_groups(block, coordinates)
         # |f| times the cutoff bounds every component of a force, without a root.
@@ -295,7 +296,7 @@ def _cluster_forces_jvp(
         return rows.atomwise(rows.each(block, positions)).astype(positions.dtype)
 
     forces = cluster_forces(force_factor, dtype, *primals)
-    return forces, jax.jvp(plain, primals[:3], tangents[:3])[1]
+    return forces, clusters.spoil(jax.jvp(plain, primals[:3], tangents[:3])[1])
 
 
 def cluster_sums(

@@ -91,9 +91,12 @@ class PairEngine(eqx.Module):
         return jax.tree.map(lambda p: jnp.asarray(p).astype(self._pairs), params)
 
     def _rounded(self, tree: PyTree) -> PyTree:
-        """As the positions are, spoilt by a structure that overflowed."""
+        """As the positions are."""
         tree = jax.tree.map(lambda g: g.astype(self._sums).astype(self.positions.dtype), tree)
-        tree = sound(tree, self.box)
+        return sound(tree, self.box)
+
+    def _spoilt(self, tree: PyTree) -> PyTree:
+        """By a structure that overflowed."""
         return tree if self.structure is None else self.structure.spoil(tree)
 
     def forces(self, force_factor: Radial, params: PyTree, scale: Any) -> Float[Array, "atoms 3"]:
@@ -105,7 +108,8 @@ class PairEngine(eqx.Module):
         if self.structure is None:
             return self._rounded(pair_forces(force_factor, *self._cast(params), self.species))
         index = self.structure.list.idx
-        return self._rounded(list_forces(force_factor, *self._cast(params), index, self.species))
+        found = list_forces(force_factor, *self._cast(params), index, self.species)
+        return self._spoilt(self._rounded(found))
 
     def sums(self, radial: Radial, params: PyTree) -> PyTree:
         """Σ_{i<j} g(r_ij²) for each leaf g of `radial(params, s)`."""
@@ -118,7 +122,7 @@ class PairEngine(eqx.Module):
             # energies of lists are always those of the positions as they are
             given = params, self.positions, self.box, self.structure.list.idx
             found = list_sums(radial, *given, self.species)
-        return self._rounded(found)
+        return self._spoilt(self._rounded(found))
 
     def pullback(
         self, force_factor: Radial, params: PyTree, cotangent: Float[Array, "atoms 3"]
@@ -134,8 +138,9 @@ class PairEngine(eqx.Module):
             index = self.structure.list.idx
             back = list_pullback(force_factor, *self._cast(params), w, index, self.species)
         primals = params, self.positions
-        back = jax.tree.map(lambda ct, p: ct.astype(jnp.asarray(p).dtype), back, primals)
-        return back if self.structure is None else self.structure.spoil(back)
+        return self._spoilt(
+            jax.tree.map(lambda ct, p: ct.astype(jnp.asarray(p).dtype), back, primals)
+        )
 
 
 def allocate_pairs(
